@@ -1,0 +1,43 @@
+"""Every test leaves the process as it found it: no fd, no child, no temporary file."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+
+def open_fds() -> dict[int, str]:
+    """What this process holds open."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:
+            continue
+    return found
+
+
+def child_pids() -> set[int]:
+    """Our children that still run or were never reaped."""
+    return {child.pid for child in psutil.Process().children(recursive=True)}
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Compare fds with children before and after each test."""
+    fds, children = open_fds(), child_pids()
+    yield
+    gc.collect()
+    left = {fd: what for fd, what in open_fds().items() if fds.get(fd) != what}
+    left = {fd: what for fd, what in left.items() if not _is_shared_machinery(what)}
+    assert not left, f"left open: {left}"
+    assert not child_pids() - children, f"left running: {child_pids() - children}"
+
+
+def _is_shared_machinery(what: str) -> bool:
+    """Caches that the standard library or a test runner opens once and keeps."""
+    return what.startswith(("/dev/null", "/dev/urandom")) or ".coverage" in what or ".hypothesis" in what
