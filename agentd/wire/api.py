@@ -1,0 +1,213 @@
+"""Define the messages of the local API."""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+import msgspec
+
+
+class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of what callers send: unknown members are refused."""
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of what we answer: callers ignore what they do not know."""
+
+
+class SessionMode(enum.StrEnum):
+    """How a session's VM starts."""
+
+    FORK = "fork"
+    COLD = "cold"
+
+
+class SessionState(enum.StrEnum):
+    """Where a session is in its life."""
+
+    STARTING = "starting"
+    READY = "ready"
+    ENDING = "ending"
+    ENDED = "ended"
+
+
+class TemplateState(enum.StrEnum):
+    """Where a template is in its life."""
+
+    BUILDING = "building"
+    READY = "ready"
+    FAILED = "failed"
+    REMOVING = "removing"
+
+
+class ErrorBody(Reply):
+    """The `error` member of a failed request."""
+
+    code: str
+    message: str
+    hint: str = ""
+
+
+class ErrorReply(Reply):
+    """A failed request."""
+
+    error: ErrorBody
+
+
+class CreateTemplate(Request):
+    """Build a template from a guest image (its directory or key)."""
+
+    name: str
+    image: str
+    memory_mib: int | None = None
+    vcpus: int | None = None
+
+
+class CreateSession(Request):
+    """Start a session; durations in seconds, None takes the daemon's default."""
+
+    template: str
+    mode: SessionMode = SessionMode.FORK
+    ttl_s: float | None = None
+    idle_timeout_s: float | None = None
+    deadline_s: float | None = None
+    env: dict[str, str] = {}
+    files: dict[str, bytes] = {}
+    metadata: dict[str, str] = {}
+
+
+class Execute(Request):
+    """Run code in a session's interpreter."""
+
+    code: str
+    timeout_s: float | None = None
+    env: dict[str, str] = {}
+    max_output_bytes: int | None = None
+    max_result_bytes: int | None = None
+
+
+class Health(Reply):
+    """The daemon answers."""
+
+    status: str
+    version: str
+
+
+class Status(Reply):
+    """What runs here."""
+
+    version: str
+    pid: int
+    uptime_s: float
+    engine: str
+    accel: str
+    engine_version: str
+    rss_bytes: int
+    sessions: int
+    templates: int
+    limits: dict[str, float]
+
+
+class Template(Reply):
+    """One template, sealed or on its way."""
+
+    name: str
+    state: TemplateState
+    stage: str = ""
+    progress: float = 0.0
+    image: str = ""
+    memory_mib: int = 0
+    vcpus: int = 0
+    created_at: str = ""
+    size_bytes: int = 0
+    sessions: int = 0
+    stages_ms: dict[str, float] = {}
+    error: ErrorBody | None = None
+
+
+class Templates(Reply):
+    """Every template."""
+
+    templates: list[Template]
+
+
+class Session(Reply):
+    """One session; times RFC 3339."""
+
+    id: str
+    template: str
+    mode: SessionMode
+    state: SessionState
+    pid: int = 0
+    created_at: str = ""
+    expires_at: str = ""
+    last_used_at: str = ""
+    ended_reason: str = ""
+    hostname: str = ""
+    stages_ms: dict[str, float] = {}
+    metadata: dict[str, str] = {}
+
+
+class Sessions(Reply):
+    """Every session."""
+
+    sessions: list[Session]
+
+
+class ExecutionError(Reply):
+    """An exception that user code raised."""
+
+    name: str
+    value: str
+    traceback: list[str]
+
+
+class Execution(Reply):
+    """The collected outcome of one execution."""
+
+    execution_id: str
+    status: str
+    detail: str = ""
+    stdout: str = ""
+    stderr: str = ""
+    stdout_truncated: bool = False
+    stderr_truncated: bool = False
+    results: list[dict[str, Any]] = []
+    text: str | None = None
+    error: ExecutionError | None = None
+    execution_count: int = 0
+    duration_s: float = 0.0
+    namespace_lost: bool = False
+
+
+class Entry(Reply):
+    """One file or directory of a workspace."""
+
+    path: str
+    kind: str
+    size: int
+    mtime_s: float
+
+
+class Entries(Reply):
+    """A directory's content."""
+
+    entries: list[Entry]
+
+
+class Usage(Reply):
+    """What one session's VM uses on the host."""
+
+    session: str
+    rss_bytes: int
+    pss_bytes: int
+    private_bytes: int
+    cpu_s: float
+
+
+class Usages(Reply):
+    """What every session uses."""
+
+    usage: list[Usage]
+    agentd_rss_bytes: int
