@@ -41,7 +41,7 @@ class TemplateState(enum.StrEnum):
     REMOVING = "removing"
 
 
-class ErrorBody(Reply):
+class ErrorBody(Reply, frozen=True):
     """The `error` member of a failed request."""
 
     code: str
@@ -49,13 +49,13 @@ class ErrorBody(Reply):
     hint: str = ""
 
 
-class ErrorReply(Reply):
+class ErrorReply(Reply, frozen=True):
     """A failed request."""
 
     error: ErrorBody
 
 
-class CreateTemplate(Request):
+class CreateTemplate(Request, frozen=True):
     """Build a template from a guest image (its directory or key)."""
 
     name: str
@@ -64,7 +64,7 @@ class CreateTemplate(Request):
     vcpus: int | None = None
 
 
-class CreateSession(Request):
+class CreateSession(Request, frozen=True):
     """Start a session; durations in seconds, None takes the daemon's default."""
 
     template: str
@@ -77,7 +77,7 @@ class CreateSession(Request):
     metadata: dict[str, str] = {}
 
 
-class Execute(Request):
+class Execute(Request, frozen=True):
     """Run code in a session's interpreter."""
 
     code: str
@@ -87,14 +87,14 @@ class Execute(Request):
     max_result_bytes: int | None = None
 
 
-class Health(Reply):
+class Health(Reply, frozen=True):
     """The daemon answers."""
 
     status: str
     version: str
 
 
-class Status(Reply):
+class Status(Reply, frozen=True):
     """What runs here."""
 
     version: str
@@ -109,7 +109,7 @@ class Status(Reply):
     limits: dict[str, float]
 
 
-class Template(Reply):
+class Template(Reply, frozen=True):
     """One template, sealed or on its way."""
 
     name: str
@@ -126,13 +126,13 @@ class Template(Reply):
     error: ErrorBody | None = None
 
 
-class Templates(Reply):
+class Templates(Reply, frozen=True):
     """Every template."""
 
     templates: list[Template]
 
 
-class Session(Reply):
+class Session(Reply, frozen=True):
     """One session; times RFC 3339."""
 
     id: str
@@ -149,13 +149,13 @@ class Session(Reply):
     metadata: dict[str, str] = {}
 
 
-class Sessions(Reply):
+class Sessions(Reply, frozen=True):
     """Every session."""
 
     sessions: list[Session]
 
 
-class ExecutionError(Reply):
+class ExecutionError(Reply, frozen=True):
     """An exception that user code raised."""
 
     name: str
@@ -163,7 +163,7 @@ class ExecutionError(Reply):
     traceback: list[str]
 
 
-class Execution(Reply):
+class Execution(Reply, frozen=True):
     """The collected outcome of one execution."""
 
     execution_id: str
@@ -181,7 +181,7 @@ class Execution(Reply):
     namespace_lost: bool = False
 
 
-class Entry(Reply):
+class Entry(Reply, frozen=True):
     """One file or directory of a workspace."""
 
     path: str
@@ -190,13 +190,13 @@ class Entry(Reply):
     mtime_s: float
 
 
-class Entries(Reply):
+class Entries(Reply, frozen=True):
     """A directory's content."""
 
     entries: list[Entry]
 
 
-class Usage(Reply):
+class Usage(Reply, frozen=True):
     """What one session's VM uses on the host."""
 
     session: str
@@ -206,7 +206,7 @@ class Usage(Reply):
     cpu_s: float
 
 
-class Usages(Reply):
+class Usages(Reply, frozen=True):
     """What every session uses."""
 
     usage: list[Usage]

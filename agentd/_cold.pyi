@@ -1,0 +1,6 @@
+"""The compiled cffi module over the C core (native/shim/build_cold.py)."""
+
+from typing import Any
+
+ffi: Any
+lib: Any
