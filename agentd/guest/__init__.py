@@ -1,0 +1,1 @@
+"""Run inside a guest: supervisor, warm-fork server, code interpreter (standard library only)."""

@@ -1,0 +1,206 @@
+"""Make a plan true: the effects between COMMIT and STARTED, in their order.
+
+`apply_plan` fixes the order of docs/guest-protocol.md section 4.1; an `Effects` does each step. Any
+exception means that the instance must not be used.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import struct
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from agentd.guest.prepare import Plan
+from agentd.guest.session import Session
+from agentd.guest.settings import Settings
+from agentd.guest.wire import encode_json
+
+# include/uapi/linux/random.h
+RNDADDENTROPY = 0x40085203
+RNDRESEEDCRNG = 0x5207
+PROCESS_STEPS = ("environment", "directory", "reseed", "hooks")
+
+Renew = Callable[[Sequence[str], Mapping[str, str], str], None]
+
+
+class EffectError(Exception):
+    """An effect cannot be had on this machine."""
+
+
+class Effects(Protocol):
+    """What a fork needs done to itself; each method raises when it cannot."""
+
+    def add_entropy(self, plan: Plan) -> None:
+        """Kernel generator: mix in, credit, reseed."""
+
+    def set_clock(self, plan: Plan) -> None:
+        """Wall clock."""
+
+    def set_hostname(self, plan: Plan) -> None:
+        """Host name."""
+
+    def set_machine_id(self, plan: Plan) -> None:
+        """The machine id."""
+
+    def renew_boot_id(self, plan: Plan) -> None:
+        """The boot id."""
+
+    def set_environment(self, plan: Plan) -> None:
+        """Environment of what starts from now on."""
+
+    def bind_workspace(self, plan: Plan) -> None:
+        """The session's directory, its files, its record."""
+
+    def renew_processes(self, plan: Plan) -> None:
+        """In every process: environment, directory, generators, hooks; each confirms."""
+
+
+def apply_plan(effects: Effects, plan: Plan) -> None:
+    """Do all of it, in order; raises whatever the first failing effect raises."""
+    effects.add_entropy(plan)
+    effects.set_clock(plan)
+    effects.set_hostname(plan)
+    effects.set_machine_id(plan)
+    effects.renew_boot_id(plan)
+    effects.set_environment(plan)
+    effects.bind_workspace(plan)
+    effects.renew_processes(plan)
+
+
+class SystemEffects:
+    """The real effects.
+
+    Args: renew: reaches the processes: steps, environment, directory. Paths can be moved by tests.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        session: Session,
+        renew: Renew,
+        *,
+        random_device: str = "/dev/urandom",
+        machine_id_file: str = "/etc/machine-id",
+        boot_id_file: str = "",
+    ) -> None:
+        self._settings = settings
+        self._session = session
+        self._renew = renew
+        self._random_device = random_device
+        self._machine_id_file = machine_id_file
+        self._boot_id_file = boot_id_file
+        machine_id_file = machine_id_file if settings.is_vm else ""
+        self._files = _IdFiles(machine_id_file, boot_id_file)
+
+    def add_entropy(self, plan: Plan) -> None:
+        """random(4). A container may only mix bytes in: its host reseeds the kernel."""
+        seed = plan.entropy
+        if not self._settings.is_vm:
+            if seed:
+                Path(self._random_device).write_bytes(seed)
+            return
+        if not seed and " rdrand" not in Path(self._settings.proc, "cpuinfo").read_text("ascii"):
+            raise EffectError("no entropy came with PREPARE, and the CPU has no RDRAND")
+        fd = os.open(self._random_device, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            if seed:
+                fcntl.ioctl(fd, RNDADDENTROPY, struct.pack("ii", len(seed) * 8, len(seed)) + seed)
+            fcntl.ioctl(fd, RNDRESEEDCRNG)
+        finally:
+            os.close(fd)
+
+    def set_clock(self, plan: Plan) -> None:
+        """clock_settime(2), when COMMIT brought a time."""
+        if plan.wall_clock_ns is not None:
+            time.clock_settime_ns(time.CLOCK_REALTIME, plan.wall_clock_ns)
+
+    def set_hostname(self, plan: Plan) -> None:
+        """sethostname(2), when the plan has one."""
+        if plan.hostname:
+            socket.sethostname(plan.hostname)
+
+    def set_machine_id(self, plan: Plan) -> None:
+        """machine-id(5) of a VM of ours, random when the plan has none."""
+        if self._settings.is_vm:
+            text = plan.machine_id or os.urandom(16).hex()
+            self._files.write(self._machine_id_file, text + "\n")
+
+    def renew_boot_id(self, plan: Plan) -> None:
+        """New content for the file that boot has bound over the kernel's."""
+        if self._boot_id_file:
+            self._files.write(self._boot_id_file, random_uuid() + "\n")
+
+    def set_environment(self, plan: Plan) -> None:
+        """Kept for interpreters and commands that start later."""
+        self._session.task_id = plan.task_id
+        self._session.session_id = plan.session_id
+        self._session.environment.update(plan.environment)
+        if plan.session_id:
+            self._session.environment["SNAPSTART_SESSION_ID"] = plan.session_id
+        if plan.task_id:
+            self._session.environment["SNAPSTART_TASK_ID"] = plan.task_id
+
+    def bind_workspace(self, plan: Plan) -> None:
+        """Made and filled as the user that the code runs as."""
+        if plan.workspace:
+            self._session.workspace = plan.workspace
+            self._make_directories(plan.workspace)
+        for path, body in plan.files.items():
+            self._place(os.path.join(self._session.workspace, path), body)
+        if plan.metadata and self._settings.session_file:
+            record = {"session_id": plan.session_id, "metadata": dict(plan.metadata)}
+            self._place(self._settings.session_file, encode_json(record))
+
+    def _place(self, path: str, body: bytes) -> None:
+        """No user code has run yet, so nothing in the way can be a trap of its making."""
+        self._make_directories(os.path.dirname(path))
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        try:
+            view = memoryview(body)
+            while view:
+                view = view[os.write(fd, view) :]
+            self._give(fd)
+        finally:
+            os.close(fd)
+
+    def _make_directories(self, path: str) -> None:
+        if not os.path.isdir(path):
+            self._make_directories(os.path.dirname(path))
+            os.mkdir(path, 0o755)
+            self._give(path)
+
+    def _give(self, target: int | str) -> None:
+        uid, gid = self._settings.uid, self._settings.gid
+        if uid is not None and gid is not None:
+            os.chown(target, uid, gid)
+
+    def renew_processes(self, plan: Plan) -> None:
+        """Zygote and interpreter confirm, or this raises."""
+        self._renew(PROCESS_STEPS, self._session.environment, self._session.workspace)
+
+
+def random_uuid() -> str:
+    """A version 4 UUID (RFC 9562) from the kernel's generator."""
+    value = bytearray(os.urandom(16))
+    value[6] = value[6] & 0x0F | 0x40
+    value[8] = value[8] & 0x3F | 0x80
+    text = value.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+class _IdFiles:
+    """Identity files kept open across the snapshot: after a restore each costs one write."""
+
+    def __init__(self, *paths: str) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+        self._fds = {path: os.open(path, flags, 0o644) for path in paths if path}
+
+    def write(self, path: str, text: str) -> None:
+        """Replace the content."""
+        os.pwrite(self._fds[path], text.encode("ascii"), 0)
+        os.ftruncate(self._fds[path], len(text))

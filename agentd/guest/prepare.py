@@ -1,0 +1,248 @@
+"""Validate what a host wants to make of this instance: the PREPARE message, the COMMIT message.
+
+Pure: nothing here has an effect outside. Rules: docs/guest-protocol.md section 4.1.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import posixpath
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from agentd.guest import wire
+from agentd.guest.wire import JsonObject
+
+PARSE_ERROR = "parse_error"
+INVALID_TASK_ID = "invalid_task_id"
+RESOURCE_EXHAUSTED = "resource_exhausted"
+
+ENVIRONMENT_MAX_BYTES = 1024 * 1024
+FILES_MAX_BYTES = 1024 * 1024
+ENTROPY_MIN_BYTES = 32
+
+_TASK_ID = re.compile(r"[\x21-\x7e]{1,253}").fullmatch
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}").fullmatch
+_HOSTNAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*").fullmatch
+_MACHINE_ID = re.compile(r"[0-9a-f]{32}").fullmatch
+_SESSION_ID = re.compile(r"[\x21-\x7e]{1,253}").fullmatch
+_REFUSED_PREFIXES = ("LD_", "PYTHON", "SNAPSTART_")
+_REFUSED_NAMES = frozenset(
+    {
+        "PATH",
+        "IFS",
+        "ENV",
+        "BASH_ENV",
+        "GCONV_PATH",
+        "GLIBC_TUNABLES",
+        "PICOD_AUTH_PUBLIC_KEY",
+        "AGENTCUBE_SESSION_GATE",
+        "AGENTCUBE_SNAPSTART_BUILD",
+        "AGENTCUBE_INJECT_SOCKET_PATH",
+        "WARMFORK_READINESS_SOCKET",
+    }
+)
+
+
+class RefusalError(Exception):
+    """A PREPARE that is not accepted.
+
+    Args: reason: one of the three the protocol knows. message: for people.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one session brings: everything COMMIT will apply. Empty text means "leave as it is"."""
+
+    task_id: str = ""
+    session_id: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    workspace: str = ""
+    hostname: str = ""
+    machine_id: str = ""
+    entropy: bytes = b""
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    wall_clock_ns: int | None = None
+
+
+def parse_prepare(message: JsonObject, *, workspace_root: str) -> Plan:
+    """The plan that a PREPARE describes; an empty task id means autonomous and is accepted.
+
+    Args: workspace_root: absolute path below which the workspace has to be.
+    Raises: RefusalError when any member is not acceptable.
+    """
+    task_id = message.get("task_id", "")
+    if not isinstance(task_id, str) or (task_id and not _TASK_ID(task_id)):
+        raise RefusalError(INVALID_TASK_ID, "task_id is 1 to 253 printable ASCII characters")
+    context = _context(message.get("context", ""))
+    workspace = _workspace(context, workspace_root)
+    return Plan(
+        task_id=task_id,
+        session_id=_matching(context, "session_id", _SESSION_ID),
+        environment=_environment(message.get("env_overrides")),
+        workspace=workspace,
+        hostname=_hostname(context),
+        machine_id=_matching(context, "machine_id", _MACHINE_ID),
+        entropy=_entropy(context),
+        files=_files(context),
+        metadata=_text_map(context.get("metadata"), "context.metadata"),
+    )
+
+
+def parse_wall_clock(message: JsonObject, *, ready_ns: int, commit_ns: int) -> int | None:
+    """The wall clock a COMMIT asks for, in ns since the epoch; None when it brings none.
+
+    Half of the time the exchange spent on the way (total less what the host held) is added.
+    Args: ready_ns, commit_ns: monotonic times of READY written and COMMIT read.
+    Raises: RefusalError when the members are not positive integers.
+    """
+    wall_ns = _count(message, "wall_clock_ns")
+    held_ns = _count(message, "held_ns")
+    if wall_ns is None or held_ns is None:
+        return wall_ns
+    return wall_ns + max(0, commit_ns - ready_ns - held_ns) // 2
+
+
+def _count(message: JsonObject, name: str) -> int | None:
+    value = message.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 63:
+        raise RefusalError(PARSE_ERROR, f"{name} is not a whole number that fits 63 bits")
+    return value
+
+
+def _context(text: object) -> JsonObject:
+    if not isinstance(text, str):
+        raise RefusalError(PARSE_ERROR, "context is not text")
+    if not text:
+        return {}
+    try:
+        return wire.decode_json(text.encode("utf-8", "surrogatepass"))
+    except wire.WireError as exc:
+        raise RefusalError(PARSE_ERROR, f"context: {exc}") from exc
+
+
+def _text(context: JsonObject, name: str) -> str:
+    value = context.get(name)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise RefusalError(PARSE_ERROR, f"context.{name} is not text")
+    return value
+
+
+def _matching(context: JsonObject, name: str, matches: Any) -> str:
+    value = _text(context, name)
+    if value and not matches(value):
+        raise RefusalError(PARSE_ERROR, f"context.{name} {value[:80]!r} has a wrong form")
+    return value
+
+
+def _hostname(context: JsonObject) -> str:
+    name = _matching(context, "hostname", _HOSTNAME)
+    if len(name) > 64:
+        raise RefusalError(PARSE_ERROR, "context.hostname is over 64 characters")
+    return name
+
+
+def _workspace(context: JsonObject, root: str) -> str:
+    path = _text(context, "workspace")
+    if not path:
+        return ""
+    if not is_within(path, root) or "\0" in path:
+        raise RefusalError(PARSE_ERROR, f"context.workspace {path[:200]!r} is not inside {root!r}")
+    return posixpath.normpath(path)
+
+
+def is_within(path: str, root: str) -> bool:
+    """`path` is absolute, free of '..', and `root` or below it, by its text."""
+    if not path.startswith("/") or ".." in path.split("/"):
+        return False
+    normal = posixpath.normpath(path)
+    return normal == root or normal.startswith(root.rstrip("/") + "/")
+
+
+def _bytes(text: object, what: str) -> bytes:
+    if not isinstance(text, str):
+        raise RefusalError(PARSE_ERROR, f"{what} is not text")
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as exc:
+        raise RefusalError(PARSE_ERROR, f"{what} is not base64: {exc}") from exc
+
+
+def _entropy(context: JsonObject) -> bytes:
+    value = context.get("entropy")
+    if value is None:
+        return b""
+    seed = _bytes(value, "context.entropy")
+    if len(seed) < ENTROPY_MIN_BYTES:
+        raise RefusalError(
+            PARSE_ERROR, f"context.entropy has {len(seed)} bytes of {ENTROPY_MIN_BYTES}"
+        )
+    return seed
+
+
+def _files(context: JsonObject) -> dict[str, bytes]:
+    value = context.get("files")
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise RefusalError(PARSE_ERROR, "context.files is not an object")
+    files: dict[str, bytes] = {}
+    total = 0
+    for path, text in value.items():
+        files[_relative(path)] = body = _bytes(text, f"context.files[{path[:80]!r}]")
+        total += len(body)
+    if total > FILES_MAX_BYTES:
+        raise RefusalError(
+            RESOURCE_EXHAUSTED, f"context.files has {total} of {FILES_MAX_BYTES} bytes"
+        )
+    return files
+
+
+def _relative(path: str) -> str:
+    parts = path.split("/")
+    if not path or path.startswith("/") or "\0" in path or ".." in parts or parts[-1] in ("", "."):
+        raise RefusalError(PARSE_ERROR, f"context.files path {path[:200]!r} leaves the workspace")
+    return posixpath.normpath(path)
+
+
+def _text_map(value: object, what: str) -> dict[str, str]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise RefusalError(PARSE_ERROR, f"{what} is not an object of text")
+    return value
+
+
+def _environment(value: object) -> dict[str, str]:
+    environment = _text_map(value, "env_overrides")
+    for name, text in environment.items():
+        check_variable(name, text)
+    if sum(len(name) + len(text) for name, text in environment.items()) > ENVIRONMENT_MAX_BYTES:
+        raise RefusalError(
+            RESOURCE_EXHAUSTED, f"env_overrides is over {ENVIRONMENT_MAX_BYTES} bytes"
+        )
+    return environment
+
+
+def check_variable(name: str, text: str) -> None:
+    """Raises RefusalError for an environment variable that a session must not set."""
+    if not _ENV_NAME(name):
+        raise RefusalError(PARSE_ERROR, f"env_overrides name {name[:80]!r} is not a variable name")
+    if name in _REFUSED_NAMES or name.startswith(_REFUSED_PREFIXES):
+        raise RefusalError(PARSE_ERROR, f"env_overrides may not set {name!r}")
+    if "\0" in text:
+        raise RefusalError(PARSE_ERROR, f"env_overrides value of {name!r} has a NUL")
