@@ -1,0 +1,234 @@
+"""Run the daemon: what starts in which order, how it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from agentd import __version__
+from agentd.engine.engine import Engine, Outside
+from agentd.engine.home import Home, make_private_dir
+from agentd.engine.tasks import Tasks
+from agentd.engine.trace import Tracer, Tracers
+from agentd.errors import ConfigError, ErrorCode
+from agentd.http.local_api import make_app
+from agentd.log import LogTracer, configure_logging
+from agentd.metrics import Metrics
+from agentd.sdnotify import Notifier
+from agentd.settings import Settings, describe
+from agentd.store.copier import Copier
+from agentd.store.templates import TemplateStore
+from agentd.vmm.vmm import Vmm
+from agentd.wire.manifest import Machine
+
+_BACKLOG: Final = 1024
+_FACTS_OF: Final = Machine(memory_mib=256, vcpus=1)  # facts name a machine; the status needs none
+
+MakeVmm = Callable[[Settings, str], Vmm]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a daemon is given.
+
+    make_vmm: settings, installation id to the monitor. watchers: see every step, after the daemon's
+    own. stop_on: signals that stop it; none in a test that stops it by itself.
+    """
+
+    settings: Settings
+    environ: Mapping[str, str]
+    make_vmm: MakeVmm
+    copier: Copier
+    watchers: Iterable[Tracer] = ()
+    stop_on: tuple[signal.Signals, ...] = (signal.SIGTERM, signal.SIGINT)
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+async def serve(parts: Parts) -> None:
+    """Run until told to stop.
+
+    Up: data directory, monitor, journal, what a predecessor left, then the API's socket, then
+    READY=1. Down: STOPPING=1, no new requests, those in progress, builds, and the sessions are left
+    running for a successor.
+    Raises: SnapStartError if it cannot start. Cancellation: as being told to stop.
+    """
+    settings = parts.settings
+    configure_logging(settings.log.level, settings.log.format)
+    log = structlog.get_logger()
+    log.info("daemon.starting", version=__version__, pid=os.getpid(), settings=describe(settings))
+    notifier = Notifier(parts.environ)
+    metrics = Metrics()
+    tracer = Tracers([LogTracer(), metrics, *parts.watchers])
+    async with AsyncExitStack() as down:
+        home = Home.open(settings.data_dir)
+        down.callback(home.close)
+        vmm = parts.make_vmm(settings, home.installation_id)
+        store = TemplateStore(settings.data_dir, owner=home.installation_id, copier=parts.copier)
+        down.callback(store.close)
+        outside = Outside(settings, vmm, store, tracer)
+        engine = await down.enter_async_context(_running(Engine(outside)))
+        _watch_engine(metrics, engine)
+        tasks = Tasks(tracer)
+        down.push_async_callback(tasks.stop, settings.stop.requests_s)
+        app = make_app(engine, settings, metrics, vmm.facts(_FACTS_OF))
+        await down.enter_async_context(_listening(app, settings))
+        if notifier.watchdog_s is not None:
+            tasks.start("watchdog", _feed_watchdog(notifier, notifier.watchdog_s), eternal=True)
+        tracer.step("daemon.ready", socket=str(settings.socket))
+        notifier.ready(f"listening on {settings.socket}")
+        down.callback(engine.sessions.refuse)
+        await _until_stopped(parts)
+        notifier.stopping()
+        tracer.step("daemon.stopping")
+    log.info("daemon.stopped")
+
+
+@asynccontextmanager
+async def _running(engine: Engine) -> AsyncIterator[Engine]:
+    try:
+        await engine.start()
+        yield engine
+    finally:
+        await engine.stop()
+
+
+async def _until_stopped(parts: Parts) -> None:
+    loop = asyncio.get_running_loop()
+    for number in parts.stop_on:
+        loop.add_signal_handler(number, parts.stop.set)
+    try:
+        await parts.stop.wait()
+    finally:
+        for number in parts.stop_on:
+            loop.remove_signal_handler(number)
+
+
+async def _feed_watchdog(notifier: Notifier, every_s: float) -> None:
+    """A loop that no longer turns no longer gets here, which is the point."""
+    while True:
+        notifier.alive()
+        await asyncio.sleep(every_s)
+
+
+def _watch_engine(metrics: Metrics, engine: Engine) -> None:
+    metrics.watch(
+        "snapstart_sessions", "Live sessions.", lambda: float(len(engine.sessions.list()))
+    )
+    metrics.watch("snapstart_parked_forks", "Parked forks.", lambda: float(engine.parking.count))
+    metrics.watch(
+        "snapstart_reserved_bytes",
+        "Memory promised to machines.",
+        lambda: float(engine.machines.reserved_bytes),
+    )
+    metrics.watch(
+        "snapstart_template_bytes",
+        "Memory of loaded templates.",
+        lambda: float(engine.templates.loaded_bytes),
+    )
+
+
+@asynccontextmanager
+async def _listening(app: web.Application, settings: Settings) -> AsyncIterator[None]:
+    """Serve the application on its Unix socket; on the way out finish requests, then abort them."""
+    runner = web.AppRunner(
+        app,
+        # A client that goes away takes its request with it: no session without an owner.
+        handler_cancellation=True,
+        access_log=None,
+        shutdown_timeout=settings.stop.requests_s,
+    )
+    with bound_socket(settings.socket, settings.socket_mode) as sock:
+        await runner.setup()
+        try:
+            await web.SockSite(runner, sock, backlog=_BACKLOG).start()
+            yield
+        finally:
+            await runner.cleanup()
+
+
+@contextlib.contextmanager
+def bound_socket(path: Path, mode: int) -> Iterator[socket.socket]:
+    """A socket bound to a path, whose file is removed with it.
+
+    A file that a dead daemon left is removed; one that somebody listens on is not.
+    Raises: ConfigError.
+    """
+    make_private_dir(path.parent, "the directory of api.socket", 0o755)
+    _remove_stale(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    with contextlib.closing(sock):
+        try:
+            sock.bind(str(path))
+            # Nobody can connect before listen(2), so nobody slips in by a wider mode.
+            path.chmod(mode)
+            inode = path.stat().st_ino
+        except OSError as exc:
+            raise _cannot_listen(path, str(exc)) from exc
+        try:
+            yield sock
+        finally:
+            with contextlib.suppress(OSError):
+                if path.stat().st_ino == inode:
+                    path.unlink()
+
+
+def _remove_stale(path: Path) -> None:
+    if not path.exists():
+        return
+    if not path.is_socket():
+        raise _cannot_listen(path, "there is a file of that name that is not a socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+        except OSError as exc:
+            raise _cannot_listen(path, str(exc)) from exc
+    raise _cannot_listen(path, "somebody listens on it")
+
+
+def _cannot_listen(path: Path, why: str) -> ConfigError:
+    return ConfigError(
+        ErrorCode.CONFIG_INVALID,
+        f"listening on {str(path)!r}: {why}",
+        hint="stop what uses it, or choose another api.socket",
+    )
+
+
+def make_qemu(settings: Settings, installation_id: str) -> Vmm:
+    """The QEMU of this node. Raises: ConfigError."""
+    from agentd.vmm.choose import open_qemu
+
+    return open_qemu(
+        binary=settings.monitor.qemu_binary,
+        accel=settings.monitor.accel,
+        uid_base=settings.monitor.uid_base,
+        installation=installation_id,
+        vms_dir=settings.run_dir / "vms",
+        euid=os.geteuid(),
+    )
+
+
+def run(settings: Settings, environ: Mapping[str, str]) -> None:
+    """The daemon of the command line. Raises: SnapStartError."""
+    import uvloop
+
+    from agentd import native
+
+    async def main() -> None:
+        await serve(Parts(settings, environ, make_qemu, native.copy_memory))
+
+    uvloop.run(main())

@@ -1,0 +1,1 @@
+"""Templates, forks, sessions of one node."""

@@ -1,0 +1,266 @@
+"""Make a template: boot, warm, prove clean, freeze, seal."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from agentd.engine.journal import Role
+from agentd.engine.machines import Machines
+from agentd.engine.threads import in_thread
+from agentd.engine.trace import Tracer
+from agentd.errors import ErrorCode, PeerError
+from agentd.image import Image, load_image
+from agentd.settings import Deadlines
+from agentd.store.loaded import LoadedTemplate
+from agentd.store.progress import Progress, Steps
+from agentd.store.seal import SealRequest
+from agentd.store.templates import TemplateStore
+from agentd.vmm.vmm import BootSpec, Checkpoint, Vm, Vmm
+from agentd.warmfork.channel import GuestChannel
+from agentd.warmfork.services import fetch_status, take_baseline, within
+from agentd.warmfork.verdict import Finding, HostKnowledge, judge_contamination
+from agentd.wire.guest import GuestStatus
+from agentd.wire.manifest import GuestFacts, ImageFacts, Machine
+
+# How far a build is when each stage begins; shares of a build under the emulator.
+STAGES: Final = {
+    "image": 0.0,
+    "boot": 0.05,
+    "warm": 0.1,
+    "baseline": 0.7,
+    "verdict": 0.75,
+    "checkpoint": 0.8,
+    "seal": 0.85,
+    "ready": 1.0,
+}
+_RETRY_S: Final = 0.05  # between two questions to a guest that is not yet at rest
+
+
+@dataclass(frozen=True)
+class BuildOrder:
+    """What to build. image: directory or key."""
+
+    name: str
+    vm_id: str
+    image: str
+    machine: Machine
+
+
+@dataclass(frozen=True)
+class Built:
+    """A template that was just built."""
+
+    loaded: LoadedTemplate
+    stages_ms: Mapping[str, float]
+
+
+OnStage = Callable[[str, float], None]
+
+
+class Builder:
+    """Builds templates, one at a time per call; what it starts, it ends."""
+
+    def __init__(
+        self,
+        vmm: Vmm,
+        machines: Machines,
+        store: TemplateStore,
+        image_cache_dir: Path,
+        deadlines: Deadlines,
+        tracer: Tracer,
+    ) -> None:
+        self._vmm = vmm
+        self._machines = machines
+        self._store = store
+        self._image_cache_dir = image_cache_dir
+        self._deadlines = deadlines
+        self._tracer = tracer
+
+    async def build(self, order: BuildOrder, on_stage: OnStage) -> Built:
+        """Build one template, keeping its memory loaded.
+
+        Returns: its memory is owned by the caller. Raises: SnapStartError of the stage that failed.
+        Cancellation, any failure: ends the machine, removes what was written.
+        """
+        stages = _Stages(order.name, self._tracer, on_stage)
+        stages.enter("image")
+        image = await asyncio.to_thread(self._open_image, order.image)
+        frozen, status = await self._freeze(order, image, stages)
+        try:
+            stages.enter("seal")
+            loaded = await self._seal(order, image, frozen, status, stages)
+        except BaseException:
+            _close(frozen)
+            raise
+        stages.enter("ready")
+        return Built(loaded, stages.times_ms)
+
+    def _open_image(self, path_or_key: str) -> Image:
+        image = load_image(path_or_key, self._image_cache_dir)
+        image.verify_digests()
+        return image
+
+    async def _freeze(
+        self, order: BuildOrder, image: Image, stages: _Stages
+    ) -> tuple[Checkpoint, GuestStatus]:
+        stages.enter("boot")
+        async with self._machines.intended(order.vm_id, Role.BUILD) as run_dir:
+            spec = boot_spec(order.vm_id, run_dir, image, order.machine)
+            vm = await self._vmm.boot(spec, deadline_s=self._deadlines.boot_s)
+        frozen = None
+        try:
+            self._machines.note_running(vm.record, None)
+            status = await self._prove_clean(vm, stages)
+            stages.enter("checkpoint")
+            frozen = await self._vmm.checkpoint(vm, deadline_s=self._deadlines.checkpoint_s)
+            await self._machines.end(order.vm_id, vm, None, "frozen")
+        except BaseException:
+            if frozen is not None:
+                _close(frozen)
+            await self._machines.end(order.vm_id, vm, None, "build_failed")
+            raise
+        return frozen, status
+
+    async def _prove_clean(self, vm: Vm, stages: _Stages) -> GuestStatus:
+        """Wait until the guest answers, which it does once it is warm; let it prove it is clean."""
+        stages.enter("warm")
+        deadline_s = self._deadlines.warm_s
+        connecting = GuestChannel.connect(vm.channel_path, deadline_s=deadline_s)
+        channel = await _unless_dead(vm, connecting)
+        try:
+            stages.enter("baseline")
+            await take_baseline(channel, deadline_s=self._deadlines.call_s)
+            stages.enter("verdict")
+            return await _fetch_clean_status(channel, self._deadlines.call_s)
+        finally:
+            await channel.close()
+
+    async def _seal(
+        self,
+        order: BuildOrder,
+        image: Image,
+        frozen: Checkpoint,
+        status: GuestStatus,
+        stages: _Stages,
+    ) -> LoadedTemplate:
+        request = _seal_request(order, image, frozen, status)
+
+        def work(cancel_fd: int) -> LoadedTemplate:
+            steps = Steps(on_progress=stages.on_seal, cancel_fd=cancel_fd)
+            manifest = self._store.seal(request, steps)
+            return self._store.adopt_memfds(manifest, frozen.memory_fd, frozen.state_fd)
+
+        async with asyncio.timeout(self._deadlines.seal_s):
+            return await in_thread(work, lambda _sealed: self._store.remove(order.name))
+
+
+class _Stages:
+    """Times the stages of one build, tells who watches. `on_seal` may be called in any thread."""
+
+    def __init__(self, name: str, tracer: Tracer, on_stage: OnStage) -> None:
+        self._name = name
+        self._tracer = tracer
+        self._on_stage = on_stage
+        self._loop = asyncio.get_running_loop()
+        self._entered = time.monotonic()
+        self._stage = ""
+        self.times_ms: dict[str, float] = {}
+
+    def enter(self, stage: str) -> None:
+        """A stage begins, the former one ended."""
+        now = time.monotonic()
+        if self._stage:
+            self.times_ms[self._stage] = round((now - self._entered) * 1000, 3)
+        self._stage, self._entered = stage, now
+        self._on_stage(stage, STAGES[stage])
+        self._tracer.step(f"template.{stage}.started", template=self._name)
+
+    def on_seal(self, progress: Progress) -> None:
+        """How far the seal is."""
+        if progress.total_bytes:
+            share = progress.done_bytes / progress.total_bytes
+            at = STAGES["seal"] + share * (STAGES["ready"] - STAGES["seal"])
+            self._loop.call_soon_threadsafe(self._on_stage, "seal", round(at, 3))
+
+
+async def _unless_dead(vm: Vm, connecting: Coroutine[Any, Any, GuestChannel]) -> GuestChannel:
+    """The channel, unless the machine dies before there is one."""
+    doing = asyncio.ensure_future(connecting)
+    death = asyncio.ensure_future(vm.wait())
+    try:
+        await asyncio.wait({doing, death}, return_when=asyncio.FIRST_COMPLETED)
+        if not doing.done():
+            doing.cancel()
+            await asyncio.wait({doing})
+        if not doing.cancelled() and doing.exception() is None:
+            return doing.result()
+        console = await vm.console_tail(deadline_s=1.0)
+        if death.done():
+            raise _not_warm(f"its machine ended ({death.result()})", console)
+        raise _not_warm(str(doing.exception()), console)
+    finally:
+        doing.cancel()
+        death.cancel()
+        await asyncio.wait({doing, death})
+
+
+async def _fetch_clean_status(channel: GuestChannel, deadline_s: float) -> GuestStatus:
+    """Ask until the guest is clean or proves that it never will be."""
+    async with within(deadline_s, "waiting for a clean guest"):
+        while True:
+            status = await fetch_status(channel, deadline_s=deadline_s)
+            host = HostKnowledge(opened=channel.opened, has_network_device=False)
+            verdict = judge_contamination(status, host)
+            if verdict.finding is Finding.CLEAN:
+                return status
+            if verdict.finding is Finding.CONTAMINATED:
+                raise PeerError(
+                    ErrorCode.GUEST_CONTAMINATED,
+                    f"judging the guest: {verdict}",
+                    hint="an image must start nothing but the guest runtime",
+                )
+            await asyncio.sleep(_RETRY_S)
+
+
+def _not_warm(what: str, console: str) -> PeerError:
+    said = f"; its console said last: {console[-500:]!r}" if console else ""
+    return PeerError(
+        ErrorCode.GUEST_NOT_READY,
+        f"warming the guest: {what}{said}",
+        hint="look at the console; raise deadlines.warm_s if the guest is only slow",
+    )
+
+
+def boot_spec(vm_id: str, run_dir: Path, image: Image, machine: Machine) -> BootSpec:
+    """How to boot an image."""
+    cmdline = " ".join(image.manifest.cmdline)
+    return BootSpec(vm_id, run_dir, image.kernel_path, image.initrd_path, cmdline, machine)
+
+
+def _seal_request(
+    order: BuildOrder, image: Image, frozen: Checkpoint, status: GuestStatus
+) -> SealRequest:
+    return SealRequest(
+        name=order.name,
+        image=ImageFacts(image.key, image.manifest.kernel_release),
+        machine=order.machine,
+        vmm=frozen.facts,
+        guest=GuestFacts(
+            status.runtime.version,
+            status.runtime.python,
+            tuple(status.details.preloaded_packages),
+        ),
+        memory_fd=frozen.memory_fd,
+        state_fd=frozen.state_fd,
+    )
+
+
+def _close(frozen: Checkpoint) -> None:
+    os.close(frozen.memory_fd)
+    os.close(frozen.state_fd)

@@ -1,0 +1,361 @@
+"""Keep what a successor needs to find this daemon's machines again.
+
+Each line is `1 CRC32 JSON`: format version, checksum of the JSON in 8 hex digits, one record. A
+line is one write(2) to a file opened with O_APPEND, made *before* the act it announces. It is not
+synced: the page cache survives the death of this process, and when the whole machine dies the
+virtual machines of which the journal speaks die with it. So it lives in the run directory, and
+names the boot it belongs to.
+
+A daemon killed in the middle of a write leaves a torn tail: bad lines with no good one after them
+are dropped. A bad line *followed* by a good one cannot come from that; such a file is refused.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from agentd.errors import ErrorCode, InvariantError, PermanentError, TransientError
+from agentd.wire.api import SessionMode
+
+_VERSION: Final = b"1"
+_COMPACT_EVERY: Final = 20_000  # records; about 6 MB, rewritten in a few milliseconds
+
+
+class Role(enum.StrEnum):
+    """What a machine is for."""
+
+    SESSION = "session"
+    PARKED = "parked"
+    BUILD = "build"
+
+
+class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type"):
+    """Base of what a journal line holds."""
+
+
+class Opened(_Line, frozen=True, tag="opened"):
+    """A daemon took the journal over. boot_id: of the kernel, /proc/sys/kernel/random/boot_id."""
+
+    boot_id: str
+
+
+class VmIntended(_Line, frozen=True, tag="vm_intended"):
+    """A machine is about to be started."""
+
+    vm_id: str
+    role: Role
+    run_dir: str
+
+
+class SessionFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a successor has to know of a session. Times: seconds since the epoch.
+
+    Its environment is not in here: the guest has it, and it may hold secrets.
+    """
+
+    template: str
+    mode: SessionMode
+    created_at_s: float
+    expires_at_s: float
+    idle_timeout_s: float
+    hostname: str
+    metadata: dict[str, str] = {}
+    stages_ms: dict[str, float] = {}
+
+
+class VmRunning(_Line, frozen=True, tag="vm_running"):
+    """A machine runs. session: None while it is parked."""
+
+    vm_id: str
+    pid: int
+    create_time_ticks: int
+    session: SessionFacts | None = None
+
+
+class VmEnding(_Line, frozen=True, tag="vm_ending"):
+    """A machine is about to be ended."""
+
+    vm_id: str
+    reason: str
+
+
+class VmGone(_Line, frozen=True, tag="vm_gone"):
+    """A machine ended, its run directory is removed."""
+
+    vm_id: str
+
+
+class TemplateBegun(_Line, frozen=True, tag="template_begun"):
+    """A template is about to be built."""
+
+    name: str
+    build_id: str
+    image: str
+    memory_mib: int
+    vcpus: int
+    created_at_s: float
+
+
+class TemplateFailed(_Line, frozen=True, tag="template_failed"):
+    """A build failed; kept until somebody removes it."""
+
+    name: str
+    code: str
+    message: str
+    hint: str
+
+
+class TemplateSettled(_Line, frozen=True, tag="template_settled"):
+    """A template is sealed, or gone: the store alone knows it from here on."""
+
+    name: str
+
+
+Record = (
+    Opened
+    | VmIntended
+    | VmRunning
+    | VmEnding
+    | VmGone
+    | TemplateBegun
+    | TemplateFailed
+    | TemplateSettled
+)
+
+
+@dataclass(frozen=True)
+class VmEntry:
+    """What the journal knows of one machine. running: None before it was up."""
+
+    intended: VmIntended
+    running: VmRunning | None = None
+    ending: VmEnding | None = None
+
+
+@dataclass(frozen=True)
+class TemplateEntry:
+    """What the journal knows of a template that is not in the store."""
+
+    begun: TemplateBegun
+    failed: TemplateFailed | None = None
+
+
+@dataclass(frozen=True)
+class JournalState:
+    """The sum of all records."""
+
+    boot_id: str = ""
+    vms: dict[str, VmEntry] = field(default_factory=dict)
+    templates: dict[str, TemplateEntry] = field(default_factory=dict)
+
+
+def replay(records: Iterable[Record]) -> JournalState:
+    """Fold records into a state; records about things that are gone change nothing."""
+    state = JournalState()
+    for record in records:
+        state = apply(state, record)
+    return state
+
+
+def apply(state: JournalState, record: Record) -> JournalState:
+    """The state after one more record. The given state's dictionaries are updated in place."""
+    match record:
+        case Opened():
+            return JournalState(record.boot_id, state.vms, state.templates)
+        case VmIntended() | VmRunning() | VmEnding() | VmGone():
+            _apply_vm(state.vms, record)
+        case TemplateBegun() | TemplateFailed() | TemplateSettled():
+            _apply_template(state.templates, record)
+    return state
+
+
+def records_of(state: JournalState) -> list[Record]:
+    """The shortest journal that replays to the state."""
+    records: list[Record] = [Opened(state.boot_id)]
+    for vm in state.vms.values():
+        records += [part for part in (vm.intended, vm.running, vm.ending) if part is not None]
+    for template in state.templates.values():
+        records += [part for part in (template.begun, template.failed) if part is not None]
+    return records
+
+
+def _apply_vm(vms: dict[str, VmEntry], record: VmIntended | VmRunning | VmEnding | VmGone) -> None:
+    if isinstance(record, VmIntended):
+        vms[record.vm_id] = VmEntry(record)
+    elif isinstance(record, VmGone):
+        vms.pop(record.vm_id, None)
+    elif (entry := vms.get(record.vm_id)) is None:
+        return
+    elif isinstance(record, VmRunning):
+        vms[record.vm_id] = VmEntry(entry.intended, record, entry.ending)
+    else:
+        vms[record.vm_id] = VmEntry(entry.intended, entry.running, record)
+
+
+def _apply_template(
+    templates: dict[str, TemplateEntry], record: TemplateBegun | TemplateFailed | TemplateSettled
+) -> None:
+    if isinstance(record, TemplateBegun):
+        templates[record.name] = TemplateEntry(record)
+    elif isinstance(record, TemplateSettled):
+        templates.pop(record.name, None)
+    elif (entry := templates.get(record.name)) is not None:
+        templates[record.name] = TemplateEntry(entry.begun, record)
+
+
+_encoder = msgspec.json.Encoder()
+_decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
+
+
+def encode_line(record: Record) -> bytes:
+    """One record as one line."""
+    body = _encoder.encode(record)
+    return b"%s %08x %s\n" % (_VERSION, zlib.crc32(body), body)
+
+
+def decode_lines(data: bytes, where: str) -> tuple[list[Record], int]:
+    """Read a journal.
+
+    Returns: its records; how many bytes of data they take, less than all after a torn write.
+    Raises: PermanentError if a bad line stands before a good one.
+    """
+    records: list[Record] = []
+    good_bytes = 0
+    bad_line = 0
+    start = 0
+    for number, line in enumerate(data.splitlines(keepends=True), 1):
+        start += len(line)
+        record = _decode_line(line)
+        if record is None:
+            bad_line = bad_line or number
+        elif bad_line:
+            raise _corrupt(where, bad_line)
+        else:
+            records.append(record)
+            good_bytes = start
+    return records, good_bytes
+
+
+def _decode_line(line: bytes) -> Record | None:
+    version, _, rest = line.partition(b" ")
+    checksum, _, body = rest.partition(b" ")
+    if version != _VERSION or not body.endswith(b"\n"):
+        return None
+    body = body[:-1]
+    if checksum != b"%08x" % zlib.crc32(body):
+        return None
+    try:
+        return _decoder.decode(body)
+    except msgspec.DecodeError:
+        return None
+
+
+def _corrupt(where: str, line: int) -> PermanentError:
+    return PermanentError(
+        ErrorCode.CONFIG_INVALID,
+        f"reading the journal {where!r}: line {line} is damaged, although good lines follow it",
+        hint="move the file away: running machines are then ended, sealed templates stay",
+    )
+
+
+class Journal:
+    """The open journal; one owner appends to it, `close` releases the file."""
+
+    def __init__(self, path: Path, fd: int, state: JournalState) -> None:
+        self._path = path
+        self._fd = fd
+        self._state = state
+        self._appended = 0
+
+    @classmethod
+    def open(cls, path: Path, boot_id: str) -> tuple[Journal, JournalState]:
+        """Read the journal, rewrite it in its shortest form, open it for appending.
+
+        Returns: the journal; the state as the predecessor left it, with *its* boot_id.
+        Raises: PermanentError if it is damaged in the middle, TransientError if it cannot be kept.
+        """
+        found = replay(_read(path))
+        copy = JournalState(boot_id, dict(found.vms), dict(found.templates))
+        return cls(path, _rewrite(path, copy), copy), found
+
+    @property
+    def state(self) -> JournalState:
+        """What the records say so far. Borrowed: read only."""
+        return self._state
+
+    def append(self, record: Record) -> None:
+        """Write one record, whole or not at all.
+
+        Raises: TransientError when it cannot be written; the act it announces must not happen.
+        """
+        if self._fd < 0:
+            raise InvariantError("appending to a closed journal")
+        _write_line(self._fd, encode_line(record), self._path)
+        self._state = apply(self._state, record)
+        self._appended += 1
+        if self._appended >= _COMPACT_EVERY:
+            self._compact()
+
+    def close(self) -> None:
+        """Release the file; what is in it stays for a successor. Idempotent."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def _compact(self) -> None:
+        fresh = _rewrite(self._path, self._state)
+        os.close(self._fd)
+        self._fd = fresh
+        self._appended = 0
+
+
+def _read(path: Path) -> list[Record]:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    records, _ = decode_lines(data, str(path))
+    return records
+
+
+def _rewrite(path: Path, state: JournalState) -> int:
+    """Replace the file in one step; returns it open for appending, owned by the caller."""
+    beside = path.with_name(f"{path.name}.new")
+    beside.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    fd = os.open(beside, flags, 0o600)
+    try:
+        _write_line(fd, b"".join(map(encode_line, records_of(state))), path)
+        beside.rename(path)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _write_line(fd: int, line: bytes, path: Path) -> None:
+    before = os.fstat(fd).st_size
+    try:
+        written = os.write(fd, line)
+    except OSError as exc:
+        raise _unwritten(path, exc.strerror or str(exc)) from exc
+    if written != len(line):
+        os.ftruncate(fd, before)
+        raise _unwritten(path, f"{written} of {len(line)} bytes fit")
+
+
+def _unwritten(path: Path, came_back: str) -> TransientError:
+    return TransientError(
+        ErrorCode.DISK_FULL,
+        f"writing to the journal {str(path)!r}: {came_back}",
+        hint="free space on its file system",
+        delay_s=5.0,
+    )

@@ -1,0 +1,420 @@
+"""Create sessions, lend them out, end them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any, Final
+
+from msgspec import structs
+
+from agentd.engine.adoption import AdoptSession
+from agentd.engine.expiry import Clock, Expiry
+from agentd.engine.journal import Role, SessionFacts
+from agentd.engine.machines import Machines
+from agentd.engine.parking import Parked, Parking
+from agentd.engine.plans import Need, can_take_parked, choose_duration
+from agentd.engine.records import Records
+from agentd.engine.session import EndReason, Machine, Ready, Session, SessionEvent, ended_error
+from agentd.engine.starter import Order, Starter
+from agentd.engine.tasks import Tasks, uninterrupted
+from agentd.engine.templates import Templates
+from agentd.engine.trace import Tracer
+from agentd.errors import ErrorCode, PeerError, SnapStartError, TransientError, UsageError
+from agentd.settings import Settings
+from agentd.vmm.vmm import Vm
+from agentd.warmfork.channel import GuestChannel
+from agentd.wire.api import CreateSession, SessionMode, SessionState
+
+_DYING_S: Final = 0.5  # between the end of a machine's channel and that of its process
+_MAX_DEADLINE_S: Final = 600.0
+_REMEMBERED: Final = 256  # ended sessions that still explain themselves; older ones are unknown
+
+
+class Sessions:
+    """The sessions of this node by id; owns each one from its creation to its end.
+
+    Args: tasks: run one watcher per session, and its end. now_s: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        starter: Starter,
+        machines: Machines,
+        templates: Templates,
+        parking: Parking,
+        records: Records,
+        tasks: Tasks,
+        tracer: Tracer,
+        settings: Settings,
+        *,
+        clock: Clock,
+        now_s: Callable[[], float],
+    ) -> None:
+        self._starter = starter
+        self._machines = machines
+        self._templates = templates
+        self._parking = parking
+        self._records = records
+        self._tasks = tasks
+        self._tracer = tracer
+        self._settings = settings
+        self._clock = clock
+        self._now_s = now_s
+        self._live: dict[str, Session] = {}
+        self._ended: OrderedDict[str, Session] = OrderedDict()
+        self._expiry = Expiry(clock, self._due_s, self._on_due)
+        self._creating: set[asyncio.Task[Any]] = set()
+        self._is_open = True
+
+    # -- what there is ----------------------------------------------------------------------
+
+    def list(self) -> list[Session]:
+        """Sessions that have not ended, oldest first."""
+        return list(self._live.values())
+
+    def count(self, template: str) -> int:
+        """Live sessions of a template."""
+        return sum(session.facts.template == template for session in self._live.values())
+
+    def get(self, session_id: str) -> Session:
+        """One session, also for a while after its end. Raises: UsageError SESSION_NOT_FOUND."""
+        session = self._live.get(session_id) or self._ended.get(session_id)
+        if session is None:
+            raise UsageError(
+                ErrorCode.SESSION_NOT_FOUND,
+                f"looking for session {session_id[:80]!r}: there is none of that id",
+                hint="`snapctl session list` shows the ids",
+            )
+        return session
+
+    # -- creating ---------------------------------------------------------------------------
+
+    async def create(self, request: CreateSession) -> Session:
+        """Start a session and wait until its guest has an identity.
+
+        Raises: UsageError, TransientError NODE_FULL, PeerError, PermanentError.
+        Cancellation: leaves nothing behind.
+        """
+        self._require_open()
+        task = asyncio.current_task()
+        assert task is not None
+        self._creating.add(task)
+        try:
+            return await self._create(request)
+        finally:
+            self._creating.discard(task)
+
+    async def _create(self, request: CreateSession) -> Session:
+        begun_s = self._clock.time()
+        template = self._templates.require_ready(request.template)
+        facts = self._facts(request)
+        deadline_s = self._start_deadline(request)
+        parked = self._take_parked(request)
+        session = self._new(new_session_id() if parked is None else parked.id, facts)
+        ready = None if parked is None else parked.ready
+        try:
+            session.leases.enter_context(self._templates.lease(template.name))
+            if ready is None:
+                ready = await self._starter.start(_order(session.id, request, deadline_s), template)
+            total_ms = (self._clock.time() - begun_s) * 1000
+            self._begin(session, replace(ready, stages_ms={**ready.stages_ms, "total": total_ms}))
+        except BaseException as exc:
+            await uninterrupted(self._abandon(session, ready, exc))
+            raise
+        self._report(session, request.mode.value if parked is None else "parked")
+        return session
+
+    def _take_parked(self, request: CreateSession) -> Parked | None:
+        if request.mode is not SessionMode.FORK or not self._machines.has_session_room:
+            return None
+        if not can_take_parked(env=request.env, files=request.files, metadata=request.metadata):
+            return None
+        parked = self._parking.take(request.template)
+        if parked is not None:
+            need = Need(self._settings.admission.fork_private_bytes)
+            self._machines.promise(parked.id, need, force=True)
+        return parked
+
+    def _new(self, session_id: str, facts: SessionFacts) -> Session:
+        expires_s = self._clock.time() + (facts.expires_at_s - self._now_s())
+        session = Session(session_id, facts, expires_s)
+        self._live[session_id] = session
+        return session
+
+    def _begin(self, session: Session, ready: Ready) -> None:
+        """From here on the session owns the machine. Does not await."""
+        session.facts = structs.replace(
+            session.facts, hostname=ready.hostname, stages_ms=dict(ready.stages_ms)
+        )
+        self._machines.note_running(ready.machine.vm.record, session.facts)
+        session.machine = ready.machine
+        session.last_used_s = self._clock.time()
+        session.advance(SessionEvent.STARTED)
+        self._expiry.add(session.id)
+        session.watcher = self._tasks.start(f"session-watch:{session.id}", self._watch(session))
+
+    def _report(self, session: Session, start: str) -> None:
+        facts = session.facts
+        self._records.session_started(
+            session.id,
+            facts.template,
+            facts.mode.value,
+            facts.created_at_s,
+            facts.stages_ms.get("total", 0.0),
+        )
+        self._tracer.step(
+            "session.ready",
+            session=session.id,
+            template=facts.template,
+            start=start,
+            **{f"{stage}_ms": value for stage, value in facts.stages_ms.items()},
+        )
+
+    async def _abandon(self, session: Session, ready: Ready | None, exc: BaseException) -> None:
+        if ready is not None:
+            machine = ready.machine
+            await self._machines.end(session.id, machine.vm, machine.channel, "not_begun")
+        del self._live[session.id]
+        session.leases.close()
+        code = exc.code if isinstance(exc, SnapStartError) else ErrorCode.INTERNAL
+        is_cancelled = isinstance(exc, asyncio.CancelledError)
+        self._tracer.step(
+            "session.failed",
+            session=session.id,
+            template=session.facts.template,
+            code="cancelled" if is_cancelled else code.value,
+            error="the client went away" if is_cancelled else str(exc),
+        )
+
+    def _facts(self, request: CreateSession) -> SessionFacts:
+        life = self._settings.lifetime
+        now_s = self._now_s()
+        ttl_s = choose_duration(request.ttl_s, life.default_ttl_s, life.max_ttl_s, "ttl_s")
+        idle_s = choose_duration(
+            request.idle_timeout_s,
+            life.default_idle_timeout_s,
+            life.max_idle_timeout_s,
+            "idle_timeout_s",
+        )
+        return SessionFacts(
+            template=request.template,
+            mode=request.mode,
+            created_at_s=now_s,
+            expires_at_s=now_s + ttl_s,
+            idle_timeout_s=idle_s,
+            hostname="",
+            metadata=dict(request.metadata),
+        )
+
+    def _start_deadline(self, request: CreateSession) -> float:
+        deadlines = self._settings.deadlines
+        is_cold = request.mode is SessionMode.COLD
+        default_s = deadlines.cold_s if is_cold else deadlines.fork_s
+        return choose_duration(request.deadline_s, default_s, _MAX_DEADLINE_S, "deadline_s")
+
+    def _require_open(self) -> None:
+        if not self._is_open:
+            raise TransientError(
+                ErrorCode.SHUTTING_DOWN,
+                "creating a session: the daemon is stopping",
+                hint="try again once it is back",
+            )
+
+    # -- using ------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def use(self, session_id: str) -> AsyncIterator[Machine]:
+        """Lend a session's machine for one request; it is not idle meanwhile.
+
+        Raises: UsageError SESSION_NOT_FOUND, SESSION_ENDED, also when it ends within the block.
+        """
+        session = self.get(session_id)
+        machine = session.require_ready()
+        session.uses += 1
+        try:
+            yield machine
+        except PeerError as exc:
+            words = await _last_words(machine.vm) if machine.channel.closed.done() else ""
+            if words:
+                self._begin_end(session, EndReason.VM_DIED, words)
+            if session.state is not SessionState.READY:
+                raise ended_error(session_id, session.ended_reason) from exc
+            raise
+        finally:
+            session.uses -= 1
+            session.last_used_s = self._clock.time()
+
+    # -- ending -----------------------------------------------------------------------------
+
+    async def end(self, session_id: str, reason: EndReason) -> None:
+        """End a session; one that ended already is no error. Cancellation: it ends all the same.
+
+        Raises: UsageError SESSION_NOT_FOUND, or when it is still starting.
+        """
+        session = self.get(session_id)
+        if session.state is SessionState.STARTING:
+            session.require_ready()
+        await asyncio.shield(self._begin_end(session, reason, ""))
+
+    def _begin_end(self, session: Session, reason: EndReason, detail: str) -> asyncio.Task[None]:
+        if session.ending is None:
+            session.advance(SessionEvent.END)
+            session.ended_reason = f"{reason.value}: {detail}" if detail else reason.value
+            session.ending = self._tasks.start(
+                f"session-end:{session.id}", self._finish(session, reason)
+            )
+        return session.ending
+
+    async def _finish(self, session: Session, reason: EndReason) -> None:
+        machine = session.machine
+        if session.watcher is not None:
+            session.watcher.cancel()
+        try:
+            if machine is not None:
+                await self._machines.end(session.id, machine.vm, machine.channel, reason.value)
+        finally:
+            self._forget(session, reason)
+
+    def _forget(self, session: Session, reason: EndReason) -> None:
+        session.advance(SessionEvent.GONE)
+        session.machine = None
+        session.leases.close()
+        del self._live[session.id]
+        self._ended[session.id] = session
+        if len(self._ended) > _REMEMBERED:
+            self._ended.popitem(last=False)
+        self._records.session_ended(session.id, self._now_s(), session.ended_reason)
+        self._tracer.step(
+            "session.ended",
+            session=session.id,
+            template=session.facts.template,
+            reason=reason.value,
+            detail=session.ended_reason,
+        )
+
+    # -- watching ---------------------------------------------------------------------------
+
+    async def _watch(self, session: Session) -> None:
+        """Wait for the end of a session's machine, or of the channel to its guest."""
+        while (machine := session.machine) is not None:
+            death: asyncio.Future[Any] = asyncio.ensure_future(machine.vm.wait())
+            lost: asyncio.Future[Any] = machine.channel.closed
+            try:
+                await asyncio.wait((death, lost), return_when=asyncio.FIRST_COMPLETED)
+                words: str = death.result() if death.done() else await _last_words(machine.vm)
+            finally:
+                death.cancel()
+                lost.cancel()
+            if words:
+                self._begin_end(session, EndReason.VM_DIED, words)
+                return
+            problem = machine.channel.closed.result()
+            if problem.code is ErrorCode.GUEST_PROTOCOL:
+                self._begin_end(session, EndReason.GUEST_BROKEN, problem.message)
+                return
+            if not await self._reconnect(session, machine):
+                return
+
+    async def _reconnect(self, session: Session, machine: Machine) -> bool:
+        await machine.channel.close()
+        try:
+            channel = await GuestChannel.connect(
+                machine.vm.channel_path, deadline_s=self._settings.deadlines.adopt_s
+            )
+        except SnapStartError as exc:
+            self._begin_end(session, EndReason.GUEST_BROKEN, str(exc))
+            return False
+        session.machine = Machine(machine.vm, channel)
+        self._tracer.step("session.reconnected", session=session.id)
+        return True
+
+    def _due_s(self, session_id: str) -> float | None:
+        session = self._live.get(session_id)
+        return None if session is None else session.due_s(self._clock.time())
+
+    def _on_due(self, session_id: str) -> None:
+        session = self._live[session_id]
+        is_over = session.expires_s <= self._clock.time()
+        self._begin_end(session, EndReason.EXPIRED if is_over else EndReason.IDLE, "")
+
+    # -- handing over -----------------------------------------------------------------------
+
+    async def adopt(self, action: AdoptSession, vm: Vm) -> bool:
+        """Carry on a predecessor's session. Returns: False if its guest does not answer."""
+        facts = action.facts
+        template = self._templates.find(facts.template)
+        need = self._starter.need_of(facts.mode, template, Role.SESSION)
+        self._machines.promise(action.vm_id, need, force=True)
+        try:
+            channel = await GuestChannel.connect(
+                vm.channel_path, deadline_s=self._settings.deadlines.adopt_s
+            )
+        except SnapStartError as exc:
+            self._tracer.step("adoption.failed", session=action.vm_id, error=str(exc))
+            await self._machines.end(action.vm_id, vm, None, "unreachable")
+            return False
+        session = self._new(action.vm_id, facts)
+        with contextlib.suppress(SnapStartError):  # a template may be gone before its last fork
+            session.leases.enter_context(self._templates.lease(facts.template))
+        self._begin(session, Ready(Machine(vm, channel), facts.hostname, facts.stages_ms))
+        self._tracer.step(
+            "session.ready", session=session.id, template=facts.template, start="adopted"
+        )
+        return True
+
+    def refuse(self) -> None:
+        """No session is created from here on."""
+        self._is_open = False
+
+    async def release(self) -> None:
+        """Leave every session to a successor: its machine runs on, nothing here watches it.
+
+        Sessions that are starting are given up, those that end already go on ending.
+        """
+        self._is_open = False
+        self._expiry.close()
+        for task in self._creating:
+            task.cancel()
+        if self._creating:
+            await asyncio.wait(self._creating)
+        ready = [s for s in self._live.values() if s.state is SessionState.READY]
+        for session in ready:
+            del self._live[session.id]
+            session.leases.close()
+            if session.watcher is not None:
+                session.watcher.cancel()
+            machine, session.machine = session.machine, None
+            if machine is not None:
+                await machine.channel.close()
+                machine.vm.release()
+
+
+def new_session_id() -> str:
+    """An id that nobody can guess."""
+    return f"s-{secrets.token_hex(8)}"
+
+
+def _order(session_id: str, request: CreateSession, deadline_s: float) -> Order:
+    return Order(
+        session_id,
+        deadline_s,
+        request.mode,
+        env=request.env,
+        files=request.files,
+        metadata=request.metadata,
+    )
+
+
+async def _last_words(vm: Vm) -> str:
+    """How a machine ended, empty when it still runs; its channel goes just before it does."""
+    try:
+        async with asyncio.timeout(_DYING_S):
+            return await vm.wait() or "ended"
+    except TimeoutError:
+        return ""

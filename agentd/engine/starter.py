@@ -1,0 +1,101 @@
+"""Start the machine of one session."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agentd.engine.build import boot_spec
+from agentd.engine.journal import Role
+from agentd.engine.machines import BOOT_OVERHEAD_BYTES, Launch, Machines
+from agentd.engine.plans import Need
+from agentd.engine.session import Ready
+from agentd.engine.template import Template
+from agentd.engine.templates import Templates
+from agentd.image import load_image
+from agentd.settings import Settings
+from agentd.units import MIB
+from agentd.vmm.vmm import ForkSpec, Started, Vmm
+from agentd.warmfork.prepare import encode_prepare, new_identity
+from agentd.warmfork.services import within
+from agentd.wire.api import SessionMode
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to start."""
+
+    vm_id: str
+    deadline_s: float
+    mode: SessionMode = SessionMode.FORK
+    env: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    role: Role = Role.SESSION
+
+
+class Starter:
+    """Forks templates, or boots their images cold."""
+
+    def __init__(
+        self, vmm: Vmm, machines: Machines, templates: Templates, settings: Settings
+    ) -> None:
+        self._vmm = vmm
+        self._machines = machines
+        self._templates = templates
+        self._settings = settings
+
+    async def start(self, order: Order, template: Template) -> Ready:
+        """Start a machine; until this returns it owns everything.
+
+        Raises: UsageError for an identity the guest would refuse; TransientError NODE_FULL,
+        NO_MEMORY; PeerError; PermanentError. Cancellation: leaves nothing behind.
+        """
+        identity = new_identity(order.vm_id, os.urandom)
+        prepare = encode_prepare(
+            identity, env=order.env, files=order.files, metadata=order.metadata
+        )
+        self._machines.promise(order.vm_id, self.need_of(order.mode, template, order.role))
+        clock = asyncio.get_running_loop().time
+        ends_at_s = clock() + order.deadline_s
+        try:
+            if order.mode is SessionMode.COLD:
+                launch = self._cold(order, template, prepare)
+            else:
+                launch = await self._fork(order, template, prepare)
+            machine, started = await self._machines.launch(
+                order.vm_id, order.role, launch, deadline_s=ends_at_s - clock()
+            )
+        except BaseException:
+            self._machines.withdraw(order.vm_id)
+            raise
+        return Ready(machine, identity.hostname, started.stages_ms)
+
+    def need_of(self, mode: SessionMode, template: Template | None, role: Role) -> Need:
+        """The memory to promise. template: None when it is gone already."""
+        is_session = role is Role.SESSION
+        if mode is SessionMode.COLD and template is not None:
+            return Need(template.machine.memory_mib * MIB + BOOT_OVERHEAD_BYTES, is_session)
+        return Need(self._settings.admission.fork_private_bytes, is_session)
+
+    async def _fork(self, order: Order, template: Template, prepare: bytes) -> Launch:
+        async with within(order.deadline_s, f"loading template {template.name!r}"):
+            loaded = await self._templates.load(template)
+
+        async def launch(run_dir: Path, deadline_s: float) -> Started:
+            spec = ForkSpec(order.vm_id, run_dir, prepare)
+            return await self._vmm.fork(loaded, spec, deadline_s=deadline_s)
+
+        return launch
+
+    def _cold(self, order: Order, template: Template, prepare: bytes) -> Launch:
+        async def launch(run_dir: Path, deadline_s: float) -> Started:
+            cache_dir = self._settings.image_cache_dir
+            image = await asyncio.to_thread(load_image, template.image, cache_dir)
+            spec = boot_spec(order.vm_id, run_dir, image, template.machine)
+            return await self._vmm.boot_session(spec, prepare, deadline_s=deadline_s)
+
+        return launch

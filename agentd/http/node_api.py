@@ -1,0 +1,138 @@
+"""Serve the paths for templates and for the node itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+
+from aiohttp import web
+
+from agentd import __version__
+from agentd.engine.engine import Engine
+from agentd.engine.template import Template
+from agentd.engine.usage import measure_all, own_rss_bytes
+from agentd.errors import ErrorCode, UsageError
+from agentd.http.codec import read_body, reply
+from agentd.http.routes import Route
+from agentd.http.views import view_template
+from agentd.metrics import CONTENT_TYPE, Metrics
+from agentd.settings import Settings
+from agentd.wire import api
+from agentd.wire.manifest import VmmFacts
+
+
+class NodeApi:
+    """Handlers for templates, status, usage, metrics. facts: of the monitor, for the status."""
+
+    def __init__(
+        self, engine: Engine, settings: Settings, metrics: Metrics, facts: VmmFacts
+    ) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._metrics = metrics
+        self._facts = facts
+        self._started_s = time.monotonic()
+
+    def routes(self) -> list[Route]:
+        """What is served here."""
+        one = "/v1/templates/{name}"
+        return [
+            Route("GET", "/v1/health", "Is it there", self.health, None, api.Health),
+            Route("GET", "/v1/status", "What runs here", self.status, None, api.Status),
+            Route("GET", "/v1/usage", "What each session uses", self.usage, None, api.Usages),
+            Route("GET", "/metrics", "Prometheus text", self.metrics, None, bytes),
+            Route("POST", "/v1/templates", "Build a template", self.create,
+                  api.CreateTemplate, api.Template, 202),
+            Route("GET", "/v1/templates", "Every template", self.list, None, api.Templates),
+            Route("GET", one, "One template", self.show, None, api.Template),
+            Route("DELETE", one, "Remove a template", self.delete, status=204),
+        ]  # fmt: skip
+
+    # -- templates --------------------------------------------------------------------------
+
+    async def create(self, request: web.Request) -> web.StreamResponse:
+        """Begin to build; the reply does not wait."""
+        wish = await read_body(request, api.CreateTemplate)
+        return reply(202, self._view(self._engine.templates.begin(wish)))
+
+    async def list(self, request: web.Request) -> web.StreamResponse:
+        """Every template."""
+        templates = [self._view(template) for template in self._engine.templates.list()]
+        return reply(200, api.Templates(templates=templates))
+
+    async def show(self, request: web.Request) -> web.StreamResponse:
+        """One template."""
+        return reply(200, self._view(self._engine.templates.get(request.match_info["name"])))
+
+    async def delete(self, request: web.Request) -> web.StreamResponse:
+        """Remove a template that no session uses."""
+        name = request.match_info["name"]
+        template = self._engine.templates.get(name)
+        in_use = self._engine.sessions.count(template.name)
+        if in_use:
+            raise UsageError(
+                ErrorCode.TEMPLATE_IN_USE,
+                f"removing template {name!r}: {in_use} of its sessions run",
+                hint="end them first",
+            )
+        await self._engine.templates.remove(name)
+        await self._engine.parking.drop(name)
+        return web.Response(status=204)
+
+    def _view(self, template: Template) -> api.Template:
+        return view_template(template, self._engine.sessions.count(template.name))
+
+    # -- the node ---------------------------------------------------------------------------
+
+    async def health(self, request: web.Request) -> web.StreamResponse:
+        """The daemon answers."""
+        return reply(200, api.Health(status="ok", version=__version__))
+
+    async def status(self, request: web.Request) -> web.StreamResponse:
+        """What runs here."""
+        limits = self._engine.machines.limits
+        return reply(
+            200,
+            api.Status(
+                version=__version__,
+                pid=os.getpid(),
+                uptime_s=round(time.monotonic() - self._started_s, 3),
+                engine=self._facts.engine,
+                accel=self._facts.accel,
+                engine_version=self._facts.version,
+                rss_bytes=own_rss_bytes(),
+                sessions=len(self._engine.sessions.list()),
+                templates=len(self._engine.templates.list()),
+                limits={
+                    "memory_bytes": limits.memory_bytes,
+                    "reserved_bytes": self._engine.machines.reserved_bytes,
+                    "template_bytes": self._engine.templates.loaded_bytes,
+                    "max_sessions": limits.max_sessions,
+                    "parked": self._engine.parking.count,
+                    "max_file_bytes": self._settings.api.max_file_bytes,
+                },
+            ),
+        )
+
+    async def usage(self, request: web.Request) -> web.StreamResponse:
+        """What each session's machine uses."""
+        running = [(s.id, s.machine) for s in self._engine.sessions.list()]
+        pids = {sid: machine.vm.record.pid for sid, machine in running if machine is not None}
+        measured = await asyncio.to_thread(measure_all, list(pids.values()))
+        usage = [
+            api.Usage(
+                session=session_id,
+                rss_bytes=used.rss_bytes,
+                pss_bytes=used.pss_bytes,
+                private_bytes=used.private_bytes,
+                cpu_s=used.cpu_s,
+            )
+            for session_id, used in zip(pids, measured, strict=True)
+            if used is not None
+        ]
+        return reply(200, api.Usages(usage=usage, agentd_rss_bytes=own_rss_bytes()))
+
+    async def metrics(self, request: web.Request) -> web.StreamResponse:
+        """Prometheus text."""
+        return web.Response(body=self._metrics.render(), headers={"Content-Type": CONTENT_TYPE})

@@ -1,0 +1,340 @@
+"""Read the daemon's settings once, at start."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from agentd.errors import ConfigError, ErrorCode
+from agentd.units import MIB
+
+# A variable SNAPSTART_<GROUP>__<FIELD> overrides the file; names without "__" belong to others.
+ENV_PREFIX: Final = "SNAPSTART_"
+_ENV_SEPARATOR: Final = "__"
+_SOCKET_PATH_BYTES: Final = 107  # unix(7): sun_path without its terminating NUL
+_VM_PATH_TAIL: Final = len("/vms/s-0123456789abcdef/channel.sock")
+
+
+class _Group(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of one subject: a misspelt key is refused, never ignored."""
+
+
+class Paths(_Group, frozen=True):
+    """Where things are; None takes the default of the user (root: /var/lib, /run, /var/cache)."""
+
+    # Templates, history, installation id: survives a reboot.
+    data_dir: Path | None = None
+    # Sockets, the journal of running VMs: has their lifetime, so a tmpfs is right.
+    run_dir: Path | None = None
+    # Guest images that `snapctl image build` made; shared with the command line.
+    image_cache_dir: Path | None = None
+
+
+class Api(_Group, frozen=True):
+    """The local API."""
+
+    # None: agentd.sock in run_dir.
+    socket: Path | None = None
+    # Octal text; the group may use the API, because access to it is access to every session.
+    socket_mode: str = "0660"
+    # Largest JSON body in bytes: the 4 MiB of a guest message, base64-grown, plus its envelope.
+    max_body_bytes: int = 8 * MIB
+    # Largest uploaded file in bytes: a workspace lives in the memory of its VM.
+    max_file_bytes: int = 256 * MIB
+
+
+class Monitor(_Group, frozen=True):
+    """The virtual machine monitor."""
+
+    # A name is looked up in PATH.
+    qemu_binary: str = "qemu-system-x86_64"
+    # auto takes KVM where it is usable, else TCG.
+    accel: str = "auto"
+    # Each VM runs as uid_base + n when the daemon is root: one escaped VM cannot touch another.
+    uid_base: int = 1_900_000_000
+
+
+class Machines(_Group, frozen=True):
+    """The shape of a template that does not say its own."""
+
+    # MiB of guest RAM: Python with numpy touches about 110.
+    memory_mib: int = 256
+    # One: parallel guests gain more from more forks than from more processors.
+    vcpus: int = 1
+    # Upper bounds of what a caller may ask for.
+    max_memory_mib: int = 8192
+    max_vcpus: int = 8
+
+
+class Admission(_Group, frozen=True):
+    """How much may run here at once."""
+
+    # Bytes for all VMs with their templates; 0 takes 80 % of the machine's memory.
+    memory_bytes: int = 0
+    # Bytes of MemAvailable left to the host whatever the budget says.
+    host_reserve_bytes: int = 256 * MIB
+    # Expected private bytes of one fork: measured 28 MiB after a numpy request, rounded up.
+    fork_private_bytes: int = 32 * MIB
+    # Forks that start at the same moment; 0 takes the number of processors, as each needs one.
+    concurrent_forks: int = 0
+    # Requests waiting for a start; one more is refused at once instead of timing out.
+    queued_forks: int = 128
+    # Live sessions: a bound on processes, uids and sockets.
+    max_sessions: int = 512
+
+
+class Lifetime(_Group, frozen=True):
+    """How long a session lives; seconds."""
+
+    default_ttl_s: float = 3600.0
+    max_ttl_s: float = 86400.0
+    # Forgotten sessions are the usual leak of a node.
+    default_idle_timeout_s: float = 900.0
+    max_idle_timeout_s: float = 86400.0
+
+
+class Deadlines(_Group, frozen=True):
+    """How long one step may take; seconds. Generous: the emulator is 20 times slower than KVM."""
+
+    boot_s: float = 120.0
+    warm_s: float = 120.0
+    checkpoint_s: float = 60.0
+    seal_s: float = 120.0
+    load_s: float = 60.0
+    fork_s: float = 30.0
+    cold_s: float = 120.0
+    # One guest service call that moves no user data.
+    call_s: float = 30.0
+    # Bytes of a file must keep moving at least this often.
+    transfer_s: float = 60.0
+    # An adopted guest answers within this, or it is ended.
+    adopt_s: float = 10.0
+
+
+class Warm(_Group, frozen=True):
+    """Forks parked in advance: a convenience of one machine, never part of a measurement."""
+
+    # Parked forks per template; each costs fork_private_bytes.
+    count: int = 0
+
+
+class Stop(_Group, frozen=True):
+    """How long each stage of a stop may take; seconds. TimeoutStopSec must exceed their sum."""
+
+    requests_s: float = 5.0
+    builds_s: float = 10.0
+    records_s: float = 5.0
+
+
+class Log(_Group, frozen=True):
+    """What is written to standard error."""
+
+    # debug, info, warning or error.
+    level: str = "info"
+    # json for machines, text for people.
+    format: str = "text"
+
+
+class Settings(_Group, frozen=True):
+    """Everything an operator may decide. Nothing in here is secret."""
+
+    paths: Paths = Paths()
+    api: Api = Api()
+    monitor: Monitor = Monitor()
+    machines: Machines = Machines()
+    admission: Admission = Admission()
+    lifetime: Lifetime = Lifetime()
+    deadlines: Deadlines = Deadlines()
+    warm: Warm = Warm()
+    stop: Stop = Stop()
+    log: Log = Log()
+
+    @property
+    def data_dir(self) -> Path:
+        """The data directory, resolved."""
+        return _resolved(self.paths.data_dir)
+
+    @property
+    def run_dir(self) -> Path:
+        """The run directory, resolved."""
+        return _resolved(self.paths.run_dir)
+
+    @property
+    def image_cache_dir(self) -> Path:
+        """The image cache, resolved."""
+        return _resolved(self.paths.image_cache_dir)
+
+    @property
+    def socket(self) -> Path:
+        """The API's socket, resolved."""
+        return self.api.socket or self.run_dir / "agentd.sock"
+
+    @property
+    def socket_mode(self) -> int:
+        """The API socket's permission bits."""
+        return int(self.api.socket_mode, 8)
+
+
+def load_settings(
+    file: Path | None, environ: Mapping[str, str], *, uid: int | None = None
+) -> Settings:
+    """Read, complete, validate the settings.
+
+    Args: file: TOML, None for defaults alone. environ: overrides. uid: whose default paths
+    apply; None takes this process's.
+    Raises: ConfigError naming the file or the variable, with the key.
+    """
+    raw = {} if file is None else _read_toml(file)
+    where = "the defaults" if file is None else str(file)
+    _convert(raw, where, strict=True)
+    overrides = _overrides(environ)
+    settings = _convert(_merged(raw, overrides), f"{where} with the environment", strict=False)
+    completed = _with_default_paths(settings, environ, os.geteuid() if uid is None else uid)
+    _check(completed, where)
+    return completed
+
+
+def describe(settings: Settings) -> dict[str, Any]:
+    """The settings in force, as plain values for a log line or a terminal."""
+    built: dict[str, Any] = msgspec.to_builtins(settings, enc_hook=str)
+    return built
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        with file.open("rb") as stream:
+            return tomllib.load(stream)
+    except OSError as exc:
+        raise _invalid(str(file), f"{exc.strerror}", "create it or name another file") from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise _invalid(str(file), f"it is not TOML: {exc}", "correct the syntax") from exc
+
+
+def _overrides(environ: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    for name, value in sorted(environ.items()):
+        if not name.startswith(ENV_PREFIX) or _ENV_SEPARATOR not in name:
+            continue
+        group, _, field = name.removeprefix(ENV_PREFIX).lower().partition(_ENV_SEPARATOR)
+        members = Settings.__struct_fields__
+        if group not in members or field not in getattr(Settings(), group).__struct_fields__:
+            raise _invalid(f"environment variable {name}", "there is no such setting", _HINT)
+        found.setdefault(group, {})[field] = value
+    return found
+
+
+def _merged(raw: dict[str, Any], overrides: dict[str, dict[str, str]]) -> dict[str, Any]:
+    return {
+        group: {**raw.get(group, {}), **overrides.get(group, {})} for group in {*raw, *overrides}
+    }
+
+
+def _convert(raw: dict[str, Any], where: str, *, strict: bool) -> Settings:
+    try:
+        return msgspec.convert(raw, Settings, strict=strict, dec_hook=_decode_path)
+    except msgspec.ValidationError as exc:
+        raise _invalid(where, str(exc), _HINT) from exc
+
+
+def _decode_path(kind: type, value: object) -> object:
+    if kind is Path and isinstance(value, str) and value:
+        return Path(value)
+    raise ValueError(f"Expected a path, got {value!r}")
+
+
+def _with_default_paths(settings: Settings, environ: Mapping[str, str], uid: int) -> Settings:
+    data, run, images = _default_dirs(environ, uid)
+    paths = Paths(
+        data_dir=settings.paths.data_dir or data,
+        run_dir=settings.paths.run_dir or run,
+        image_cache_dir=settings.paths.image_cache_dir or images,
+    )
+    return msgspec.structs.replace(settings, paths=paths)
+
+
+def _default_dirs(environ: Mapping[str, str], uid: int) -> tuple[Path, Path, Path]:
+    """FHS directories for root, the XDG base directories for anyone else."""
+    if uid == 0:
+        return Path("/var/lib/snapstart"), Path("/run/snapstart"), Path("/var/cache/snapstart")
+    home = Path(environ.get("HOME") or "/nonexistent")
+    state = Path(environ.get("XDG_STATE_HOME") or home / ".local/state")
+    runtime = Path(environ.get("XDG_RUNTIME_DIR") or f"/tmp/snapstart-{uid}")
+    cache = Path(environ.get("XDG_CACHE_HOME") or home / ".cache")
+    return state / "snapstart", runtime / "snapstart", cache / "snapstart"
+
+
+def _check(settings: Settings, where: str) -> None:
+    for path in (settings.data_dir, settings.run_dir, settings.image_cache_dir, settings.socket):
+        if not path.is_absolute():
+            raise _invalid(where, f"path {str(path)!r} is not absolute", "give a full path")
+    for path in (settings.socket, Path(f"{settings.run_dir}{'x' * _VM_PATH_TAIL}")):
+        if len(os.fsencode(path)) > _SOCKET_PATH_BYTES:
+            raise _invalid(
+                where,
+                f"a socket below {str(path.parent)!r} would exceed {_SOCKET_PATH_BYTES} bytes",
+                "choose a shorter paths.run_dir",
+            )
+    _check_choice(where, "monitor.accel", settings.monitor.accel, ("auto", "kvm", "tcg"))
+    _check_choice(where, "log.level", settings.log.level, ("debug", "info", "warning", "error"))
+    _check_choice(where, "log.format", settings.log.format, ("json", "text"))
+    _check_mode(where, settings.api.socket_mode)
+    _check_numbers(settings, where)
+
+
+def _check_choice(where: str, key: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise _invalid(where, f"{key} is {value!r}", f"use one of {', '.join(allowed)}")
+
+
+def _check_mode(where: str, text: str) -> None:
+    try:
+        fits = 0 <= int(text, 8) <= 0o777
+    except ValueError:
+        fits = False
+    if not fits:
+        raise _invalid(where, f"api.socket_mode is {text!r}", 'use octal text such as "0660"')
+
+
+# What makes no sense as 0: everything else may be, with the meaning its comment gives.
+_MAY_BE_ZERO: Final = {
+    ("admission", "memory_bytes"),
+    ("admission", "host_reserve_bytes"),
+    ("admission", "concurrent_forks"),
+    ("admission", "queued_forks"),
+    ("warm", "count"),
+    ("monitor", "uid_base"),
+}
+
+
+def _check_numbers(settings: Settings, where: str) -> None:
+    for group in settings.__struct_fields__:
+        subject = getattr(settings, group)
+        for field in subject.__struct_fields__:
+            value = getattr(subject, field)
+            if not isinstance(value, int | float):
+                continue
+            low = 0 if (group, field) in _MAY_BE_ZERO else None
+            if value < 0 or (low is None and value == 0) or value != value or value > 2**60:
+                raise _invalid(where, f"{group}.{field} is {value!r}", "give a positive number")
+    life = settings.lifetime
+    if life.default_ttl_s > life.max_ttl_s or life.default_idle_timeout_s > life.max_idle_timeout_s:
+        raise _invalid(where, "a default of lifetime exceeds its maximum", "raise the maximum")
+
+
+def _resolved(path: Path | None) -> Path:
+    if path is None:
+        raise ConfigError(ErrorCode.CONFIG_INVALID, "using settings that load_settings never saw")
+    return path
+
+
+_HINT: Final = "`agentd config check` prints every setting with the value in force"
+
+
+def _invalid(where: str, what: str, hint: str) -> ConfigError:
+    message = f"reading settings from {where}: {what}"
+    return ConfigError(ErrorCode.CONFIG_INVALID, message, hint=hint)

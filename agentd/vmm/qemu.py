@@ -1,0 +1,291 @@
+"""Drive QEMU: boot, checkpoint, fork, adopt (QMP; docs/devel/migration of QEMU)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from agentd import native
+from agentd.errors import ErrorCode, InvariantError, PeerError, PermanentError
+from agentd.store.compatibility import classify_compatibility
+from agentd.store.failures import WRITING, translated
+from agentd.store.loaded import LoadedTemplate
+from agentd.store.memfd import check_sealed, create_memfd, seal_memfd
+from agentd.units import MIB
+from agentd.vmm import qemu_argv
+from agentd.vmm.cgroup import CgroupTree
+from agentd.vmm.explain import explain
+from agentd.vmm.find import Finder, open_recorded, read_start_ticks
+from agentd.vmm.launch import Launch
+from agentd.vmm.machine import QMP_SOCKET, Booted, Machine
+from agentd.vmm.vmm import BootSpec, Checkpoint, Connected, ForkSpec, Started, Vm, VmRecord
+from agentd.wire.manifest import Machine as Shape
+from agentd.wire.manifest import VmmFacts
+
+# What QEMU may write to files: its log, the device state. RAM is a mapping, not a file write.
+_MAX_FILE_BYTES: Final = 16 * MIB
+_NS_PER_MS: Final = 1e6
+
+
+@dataclass(frozen=True)
+class QemuSettings:
+    """How to run QEMU on this host.
+
+    binary: absolute path. version: what it says of itself. installation: marks the processes that
+    are ours. vms_dir: holds each machine's run directory. user_of: who a machine runs as, None for
+    the user of this process.
+    """
+
+    binary: str
+    version: str
+    accelerator: qemu_argv.Accelerator
+    host_cpu: str
+    host_tsc_khz: int
+    installation: str
+    vms_dir: Path
+    user_of: Callable[[str], tuple[int, int] | None]
+
+
+class Qemu:
+    """The QEMU of this node. Implements `agentd.vmm.vmm.Vmm`."""
+
+    def __init__(self, settings: QemuSettings, cgroups: CgroupTree) -> None:
+        self._settings = settings
+        self._cgroups = cgroups
+
+    def __repr__(self) -> str:
+        return f"<Qemu {self._settings.version} {self._settings.accelerator.name}>"
+
+    def facts(self, machine: Shape) -> VmmFacts:
+        """What templates of this QEMU depend on."""
+        accelerator = self._settings.accelerator
+        return VmmFacts(
+            engine="qemu",
+            version=self._settings.version,
+            accel=accelerator.name,
+            machine_type=qemu_argv.MACHINE_TYPE,
+            cpu=accelerator.cpu,
+            device_argv=qemu_argv.device_argv(machine, accelerator),
+            host_cpu=self._settings.host_cpu,
+            host_tsc_khz=self._settings.host_tsc_khz,
+        )
+
+    # -- starting -------------------------------------------------------------------------
+
+    async def boot(self, spec: BootSpec, *, deadline_s: float) -> Machine:
+        """Start a machine from an image; returns as soon as the process runs."""
+        with self._open(spec.vm_id, spec.run_dir) as launch:
+            request, memory_fd = self._boot_request(launch, spec)
+            process = await native.run(
+                lambda _cancel: native.spawn(request), discard=native.discard_process
+            )
+            launch.keep(memory_fd)
+        booted = Booted(memory_fd, spec.machine)
+        return self._machine(spec.vm_id, spec.run_dir, process, booted)
+
+    async def boot_session(self, spec: BootSpec, prepare: bytes, *, deadline_s: float) -> Started:
+        """Boot a machine cold, inject its identity, wait until it has started."""
+        with self._open(spec.vm_id, spec.run_dir) as launch:
+            request, _ = self._boot_request(launch, spec)
+            return await self._start(launch, request, prepare, deadline_s, is_boot=True)
+
+    async def fork(self, template: LoadedTemplate, spec: ForkSpec, *, deadline_s: float) -> Started:
+        """Start a copy-on-write copy of a template with an identity of its own."""
+        check_sealed(template)
+        shape = template.manifest.machine
+        self._require_compatible(template)
+        with self._open(spec.vm_id, spec.run_dir) as launch:
+            launch.inherit(template.memory_fd, qemu_argv.MEMORY_FD)
+            launch.inherit_reopened(template.state_fd, qemu_argv.STATE_FD)
+            argv = qemu_argv.fork_argv(shape, self._settings.accelerator, self._name(spec.vm_id))
+            request = self._request(launch, argv)
+            return await self._start(launch, request, spec.prepare, deadline_s, is_boot=False)
+
+    def _require_compatible(self, template: LoadedTemplate) -> None:
+        manifest = template.manifest
+        reasons = classify_compatibility(manifest, self.facts(manifest.machine))
+        if reasons:
+            raise PermanentError(
+                ErrorCode.TEMPLATE_INCOMPATIBLE,
+                f"forking template {manifest.name!r} with {self!r}: {'; '.join(reasons)}",
+                hint="build the template again on this node",
+            )
+
+    def _name(self, vm_id: str) -> str:
+        return qemu_argv.marker(self._settings.installation, vm_id)
+
+    @contextlib.contextmanager
+    def _open(self, vm_id: str, run_dir: Path) -> Iterator[Launch]:
+        """What one start holds; given back when it is over, except what was kept."""
+        doing = f"starting machine {vm_id} in {str(run_dir)!r}"
+        with translated(doing, WRITING, ErrorCode.CONFIG_INVALID):
+            launch = Launch(vm_id, run_dir)
+            try:
+                launch.cgroup_fd = self._cgroups.create(vm_id)
+                if launch.cgroup_fd >= 0:
+                    launch.own(launch.cgroup_fd)
+                launch.open_sockets()
+                yield launch
+            except BaseException:
+                self._cgroups.remove(vm_id)
+                raise
+            finally:
+                launch.close()
+
+    def _boot_request(self, launch: Launch, spec: BootSpec) -> tuple[native.SpawnRequest, int]:
+        memory_fd = launch.own(create_memfd(spec.vm_id))
+        os.ftruncate(memory_fd, spec.machine.memory_mib * MIB)
+        launch.inherit(memory_fd, qemu_argv.MEMORY_FD)
+        launch.inherit_file(spec.kernel, qemu_argv.KERNEL_FD)
+        launch.inherit_file(spec.initrd, qemu_argv.INITRD_FD)
+        argv = qemu_argv.boot_argv(
+            spec.machine, self._settings.accelerator, self._name(spec.vm_id), spec.cmdline
+        )
+        return self._request(launch, argv), memory_fd
+
+    def _request(self, launch: Launch, argv: tuple[str, ...]) -> native.SpawnRequest:
+        return native.SpawnRequest(
+            executable=self._settings.binary,
+            argv=(self._settings.binary, *argv),
+            env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
+            fds=launch.inherited,
+            output_fd=launch.log_fd,
+            cgroup_fd=launch.cgroup_fd,
+            max_file_bytes=_MAX_FILE_BYTES,
+            user=self._settings.user_of(launch.vm_id),
+        )
+
+    async def _start(
+        self,
+        launch: Launch,
+        spawn: native.SpawnRequest,
+        prepare: bytes,
+        deadline_s: float,
+        *,
+        is_boot: bool,
+    ) -> Started:
+        script = b"" if is_boot else qemu_argv.fork_qmp_script()
+        request = native.ForkRequest(
+            spawn=spawn,
+            qmp_fd=launch.qmp.fileno(),
+            qmp_lines=script,
+            qmp_replies=script.count(b"\n"),
+            channel_fd=launch.channel.fileno(),
+            prepare=prepare,
+        )
+        deadline_ns = native.deadline_after(deadline_s)
+        with explain(launch.run_dir, f"starting machine {launch.vm_id}"):
+            result = await native.run(
+                lambda cancel_fd: native.fork(
+                    request, deadline_ns=deadline_ns, cancel_fd=cancel_fd
+                ),
+                discard=native.discard_fork,
+            )
+        machine = self._machine(launch.vm_id, launch.run_dir, result.process)
+        return Started(machine, self._connected(launch, result), _stages_ms(result.times))
+
+    @staticmethod
+    def _connected(launch: Launch, result: native.ForkResult) -> Connected:
+        return Connected(
+            sock=launch.take_channel(),
+            epoch=result.epoch,
+            leftover=result.channel_pending,
+            next_stream=native.NEXT_STREAM,
+        )
+
+    def _machine(
+        self, vm_id: str, run_dir: Path, process: native.Process, booted: Booted | None = None
+    ) -> Machine:
+        ticks = read_start_ticks(process.pid) or 0
+        record = VmRecord(vm_id, run_dir, process.pid, ticks)
+        return Machine(record, process.pidfd, is_child=True, cgroups=self._cgroups, booted=booted)
+
+    # -- freezing -------------------------------------------------------------------------
+
+    async def checkpoint(self, vm: Vm, *, deadline_s: float) -> Checkpoint:
+        """Freeze a booted machine, keep its state, end it; any failure ends it as well."""
+        if not isinstance(vm, Machine):
+            raise InvariantError(f"asked QEMU to freeze {vm!r}, which is not its own")
+        booted = vm.take_memory()
+        what = f"freezing machine {vm.record.vm_id}"
+        try:
+            with explain(vm.record.run_dir, what), translated(what, WRITING):
+                return await self._freeze(vm, booted, deadline_s)
+        except BaseException:
+            os.close(booted.memory_fd)
+            await vm.kill()
+            raise
+
+    async def _freeze(self, vm: Machine, booted: Booted, deadline_s: float) -> Checkpoint:
+        state_fd = create_memfd(f"{vm.record.vm_id}-state")
+        try:
+            times = await self._save(vm.record, state_fd, deadline_s)
+            # Sealing is refused while the machine still maps its memory shared.
+            await vm.kill()
+            seal_memfd(booted.memory_fd)
+            seal_memfd(state_fd)
+        except BaseException:
+            os.close(state_fd)
+            raise
+        facts = self.facts(booted.shape)
+        return Checkpoint(booted.memory_fd, state_fd, facts, _checkpoint_ms(times))
+
+    @staticmethod
+    async def _save(record: VmRecord, state_fd: int, deadline_s: float) -> native.CheckpointTimes:
+        deadline_ns = native.deadline_after(deadline_s)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as qmp:
+            qmp.setblocking(False)  # of connect: a full backlog must not stop the event loop
+            try:
+                qmp.connect(str(record.run_dir / QMP_SOCKET))
+            except OSError as exc:
+                raise PeerError(ErrorCode.VMM_FAILED, f"connecting to its monitor: {exc}") from exc
+            result = await native.run(
+                lambda cancel_fd: native.checkpoint(
+                    qmp.fileno(),
+                    state_fd,
+                    is_negotiated=False,
+                    deadline_ns=deadline_ns,
+                    cancel_fd=cancel_fd,
+                )
+            )
+        return result.times
+
+    # -- finding again --------------------------------------------------------------------
+
+    def adopt(self, record: VmRecord) -> Machine | None:
+        """Take over a machine of an earlier daemon; None when that process is gone."""
+        pidfd = open_recorded(record)
+        if pidfd is None:
+            return None
+        return Machine(record, pidfd, is_child=False, cgroups=self._cgroups)
+
+    def find_all(self) -> list[VmRecord]:
+        """Every machine of this installation that runs on the host, journaled or not."""
+        settings = self._settings
+        return Finder(settings.installation, settings.vms_dir, settings.user_of).find_all()
+
+
+def _stages_ms(times: native.ForkTimes) -> Mapping[str, float]:
+    """Milliseconds since the call began, when each stage was over.
+
+    load: the device state is read; QEMU resumes the guest just before it says so. inject: the
+    guest has accepted its identity. guest_ready: it has taken it on, so it runs code.
+    """
+    reached = {
+        "spawn": times.spawned_ns,
+        "load": min(times.loaded_ns, times.resumed_ns),
+        "resume": times.resumed_ns,
+        "inject": times.prepared_ns,
+        "guest_ready": times.started_ns,
+    }
+    return {stage: (at - times.begun_ns) / _NS_PER_MS for stage, at in reached.items()}
+
+
+def _checkpoint_ms(times: native.CheckpointTimes) -> Mapping[str, float]:
+    reached = {"stop": times.stopped_ns, "save": times.migrated_ns}
+    return {stage: (at - times.begun_ns) / _NS_PER_MS for stage, at in reached.items()}

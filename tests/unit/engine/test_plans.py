@@ -1,0 +1,79 @@
+"""What may start on a node."""
+
+from __future__ import annotations
+
+import pytest
+
+from agentd.engine.plans import (
+    Need,
+    NodeLimits,
+    NodeLoad,
+    can_take_parked,
+    choose_admission,
+    choose_duration,
+    choose_machine,
+    choose_parking,
+)
+from agentd.errors import ErrorCode, UsageError
+
+LIMITS = NodeLimits(memory_bytes=1000, host_reserve_bytes=100, max_sessions=3, queued_forks=2)
+
+
+@pytest.mark.parametrize(
+    ("need", "load", "code"),
+    [
+        pytest.param(Need(10), NodeLoad(0, 0, 1000, 0, 0), None, id="empty node"),
+        pytest.param(Need(100), NodeLoad(800, 100, 1000, 2, 2), None, id="exactly fits"),
+        pytest.param(Need(101), NodeLoad(800, 100, 1000, 0, 0), ErrorCode.NODE_FULL, id="budget"),
+        pytest.param(Need(1), NodeLoad(0, 0, 1000, 3, 0), ErrorCode.NODE_FULL, id="sessions"),
+        pytest.param(Need(1, is_session=False), NodeLoad(0, 0, 1000, 3, 0), None, id="a build"),
+        pytest.param(Need(1), NodeLoad(0, 0, 1000, 0, 3), ErrorCode.NODE_FULL, id="queue"),
+        pytest.param(Need(50), NodeLoad(0, 0, 150, 0, 0), None, id="host has just enough"),
+        pytest.param(Need(51), NodeLoad(0, 0, 150, 0, 0), ErrorCode.NO_MEMORY, id="host is full"),
+    ],
+)
+def test_admission(need: Need, load: NodeLoad, code: ErrorCode | None) -> None:
+    refusal = choose_admission(need, load, LIMITS)
+    assert (None if refusal is None else refusal.code) is code
+    if refusal is not None:
+        error = refusal.error()
+        assert error.hint
+        assert error.delay_s > 0
+
+
+@pytest.mark.parametrize(
+    ("parked", "ready", "wanted", "expected"),
+    [
+        pytest.param({}, [], 1, (None, []), id="no templates"),
+        pytest.param({}, ["a"], 0, (None, []), id="off"),
+        pytest.param({"a": 1}, ["a", "b"], 2, ("b", []), id="the one that lacks most"),
+        pytest.param({"a": 2}, ["a"], 2, (None, []), id="enough"),
+        pytest.param({"a": 2}, ["a"], 1, (None, ["a"]), id="too many"),
+        pytest.param({"a": 2}, [], 2, (None, ["a", "a"]), id="template went away"),
+    ],
+)
+def test_parking(
+    parked: dict[str, int], ready: list[str], wanted: int, expected: tuple[str | None, list[str]]
+) -> None:
+    assert choose_parking(parked, ready, wanted) == expected
+
+
+def test_a_request_that_brings_anything_gets_a_fresh_fork() -> None:
+    assert can_take_parked(env={}, files={}, metadata={})
+    assert not can_take_parked(env={"A": "1"}, files={}, metadata={})
+    assert not can_take_parked(env={}, files={"a": b""}, metadata={})
+    assert not can_take_parked(env={}, files={}, metadata={"a": "b"})
+
+
+@pytest.mark.parametrize("asked", [0.0, -1.0, 10.1, float("nan"), float("inf")])
+def test_a_duration_out_of_bounds_is_refused(asked: float) -> None:
+    with pytest.raises(UsageError, match="ttl_s"):
+        choose_duration(asked, 1.0, 10.0, "ttl_s")
+
+
+def test_what_is_not_asked_for_is_the_default() -> None:
+    assert choose_duration(None, 1.0, 10.0, "ttl_s") == 1.0
+    assert choose_duration(10.0, 1.0, 10.0, "ttl_s") == 10.0
+    assert choose_machine(None, 2, 4, "vcpus") == 2
+    with pytest.raises(UsageError, match="vcpus"):
+        choose_machine(5, 2, 4, "vcpus")
