@@ -71,6 +71,7 @@ async def serve(parts: Parts) -> None:
     metrics = Metrics()
     tracer = Tracers([LogTracer(), metrics, *parts.watchers])
     async with AsyncExitStack() as down:
+        down.enter_context(_stopping_on(parts))
         home = Home.open(settings.data_dir)
         down.callback(home.close)
         vmm = parts.make_vmm(settings, home.installation_id)
@@ -88,7 +89,7 @@ async def serve(parts: Parts) -> None:
         tracer.step("daemon.ready", socket=str(settings.socket))
         notifier.ready(f"listening on {settings.socket}")
         down.callback(engine.sessions.refuse)
-        await _until_stopped(parts)
+        await parts.stop.wait()
         notifier.stopping()
         tracer.step("daemon.stopping")
     log.info("daemon.stopped")
@@ -103,12 +104,14 @@ async def _running(engine: Engine) -> AsyncIterator[Engine]:
         await engine.stop()
 
 
-async def _until_stopped(parts: Parts) -> None:
+@contextlib.contextmanager
+def _stopping_on(parts: Parts) -> Iterator[None]:
+    """A signal sets `stop`, also while the daemon still starts."""
     loop = asyncio.get_running_loop()
     for number in parts.stop_on:
         loop.add_signal_handler(number, parts.stop.set)
     try:
-        await parts.stop.wait()
+        yield
     finally:
         for number in parts.stop_on:
             loop.remove_signal_handler(number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -73,6 +74,7 @@ class Node:
         if self._process is not None and self._process.poll() is None:
             self._end_sessions()
             self.stop()
+        self._end_machines()
         shutil.rmtree(self.root, ignore_errors=True)
 
     def start(self) -> None:
@@ -161,6 +163,17 @@ class Node:
     def rss_bytes(self) -> int:
         """What the daemon itself keeps in memory."""
         return int(psutil.Process(self.pid).memory_info().rss)
+
+    def _end_machines(self) -> None:
+        """What a daemon that died, or never came back, has left running."""
+        file = self.root / "data" / "installation-id"
+        if not file.exists():
+            return
+        prefix = f"guest=snapstart/{file.read_text().strip()}/"
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if any(word.startswith(prefix) for word in process.cmdline()):
+                    process.kill()
 
     def _end_sessions(self) -> None:
         try:

@@ -233,7 +233,7 @@ def _not_warm(what: str, console: str) -> PeerError:
     return PeerError(
         ErrorCode.GUEST_NOT_READY,
         f"warming the guest: {what}{said}",
-        hint="look at the console; raise deadlines.warm_s if the guest is only slow",
+        hint="give it more memory_mib if it died, raise deadlines.warm_s if it is only slow",
     )
 
 

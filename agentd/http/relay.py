@@ -95,7 +95,8 @@ async def _client(channel: GuestChannel, run_dir: Path) -> AsyncIterator[aiohttp
         assert task is not None
         splices.add(task)
         try:
-            with suppress(SnapStartError, OSError):
+            # Cancelled by us alone, at the end; asyncio's stream server takes that for an error.
+            with suppress(SnapStartError, OSError, asyncio.CancelledError):
                 await relay_http(channel, reader, writer)
         finally:
             writer.transport.abort()

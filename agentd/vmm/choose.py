@@ -84,6 +84,7 @@ def open_qemu(
 ) -> Qemu:
     """The QEMU of this node, ready to start machines.
 
+    Groups of machines that a predecessor left, dead by now, are removed.
     Args: binary: name or path. accel: auto, kvm or tcg. uid_base: first uid for machines.
     installation: marks our processes. vms_dir: holds each machine's run directory.
     Raises: ConfigError when QEMU is missing or what is demanded cannot be.
@@ -101,4 +102,15 @@ def open_qemu(
         vms_dir=vms_dir,
         user_of=choose_user(uid_base, host, euid, accelerator),
     )
-    return Qemu(settings, CgroupTree.find())
+    cgroups = CgroupTree.find()
+    _remove_left_groups(cgroups, vms_dir)
+    return Qemu(settings, cgroups)
+
+
+def _remove_left_groups(cgroups: CgroupTree, vms_dir: Path) -> None:
+    """Remove the groups of machines that ended while no daemon ran; the others are not empty.
+
+    A group is made after the run directory and removed before it, so none is overlooked.
+    """
+    for path in vms_dir.glob("*"):
+        cgroups.remove(path.name)

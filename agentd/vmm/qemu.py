@@ -261,6 +261,7 @@ class Qemu:
         """Take over a machine of an earlier daemon; None when that process is gone."""
         pidfd = open_recorded(record)
         if pidfd is None:
+            self._cgroups.remove(record.vm_id)
             return None
         return Machine(record, pidfd, is_child=False, cgroups=self._cgroups)
 

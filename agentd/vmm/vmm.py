@@ -89,10 +89,16 @@ class Vm(Protocol):
         """False once the process is known to have ended."""
 
     async def wait(self) -> str:
-        """Wait for the machine's end; returns how it ended in words. Cancellation: harmless."""
+        """Wait for the machine's end; returns how it ended in words, "released" after `release`.
+
+        Cancellation: harmless.
+        """
 
     async def kill(self) -> None:
-        """End the machine, reap it, remove its sockets. Idempotent. Shield it on the way out."""
+        """End the machine, reap it, remove its sockets; not after `release`. Idempotent.
+
+        Cancellation: takes effect once all of that is done, which is soon.
+        """
 
     def release(self) -> None:
         """Forget the machine without ending it. Idempotent."""
@@ -132,7 +138,9 @@ class Vmm(Protocol):
     async def checkpoint(self, vm: Vm, *, deadline_s: float) -> Checkpoint:
         """Freeze a booted machine, keep its state, end it.
 
-        Raises: PeerError when the monitor refuses. Cancellation: kills the machine.
+        Raises: PeerError when the monitor refuses or hangs up; TransientError at the deadline;
+        InvariantError, leaving it alone, when the machine was not booted by `boot`.
+        Cancellation, any other failure: kills the machine.
         """
 
     async def fork(self, template: LoadedTemplate, spec: ForkSpec, *, deadline_s: float) -> Started:

@@ -19,7 +19,7 @@ from tests.integration.node.conftest import TEMPLATE
 from tests.integration.node.survey import Survey, list_live, settle
 from tests.integration.node.tracing import CREATING, killed_at
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.vm, pytest.mark.restarts, pytest.mark.timeout(900)]
 
 LIVE = 5
 # More than any of the traced stretches has, so that the loop ends by running out of calls.
@@ -94,17 +94,19 @@ def attempt_fork(node: Node) -> bool:
 
 
 def forks_killed_at(
-    node: Node, survivors: Survivors, calls: str, log: Path, *more: str
+    node: Node, survivors: Survivors, call: str, log: Path, *more: str
 ) -> Iterator[tuple[int, Survey]]:
-    """Kill agentd at each of these calls of one fork in turn; yield what its successor has."""
+    """Kill agentd at each such call of one fork in turn; yield what its successor has."""
     for number in range(1, MOST_CALLS):
-        with survivors.busy(), killed_at(node.pid, calls, number, log, *more):
+        # A daemon's first fork reads the template too, chunk by chunk; that is not traced here.
+        node.create(TEMPLATE).kill()
+        with survivors.busy(), killed_at(node.pid, call, number, log, *more):
             if attempt_fork(node):
                 return
         node.reap()
         node.start()
         yield number, settle(node)
-    raise AssertionError(f"a fork makes more than {MOST_CALLS} calls of {calls}")
+    raise AssertionError(f"a fork makes more than {MOST_CALLS} calls of {call}")
 
 
 def end_extra(node: Node, survivors: Survivors) -> None:
@@ -119,16 +121,17 @@ def assert_nothing_lost(found: Survey, survivors: Survivors, number: int) -> Non
     assert found.sessions >= survivors.ids, f"after call {number}: {found}"
 
 
+@pytest.mark.parametrize("call", CREATING)
 def test_killed_at_each_call_that_creates_something_in_a_fork(
-    doomed: Node, survivors: Survivors, tmp_path: Path
+    doomed: Node, survivors: Survivors, tmp_path: Path, call: str
 ) -> None:
     killed = 0
-    for number, found in forks_killed_at(doomed, survivors, CREATING, tmp_path / "strace"):
+    for number, found in forks_killed_at(doomed, survivors, call, tmp_path / "strace"):
         assert_nothing_lost(found, survivors, number)
         survivors.assert_all_answer()
         end_extra(doomed, survivors)
         killed = number
-    assert killed >= 8
+    assert killed >= 1
 
 
 def test_killed_at_each_write_of_the_journal_in_a_fork(
@@ -154,12 +157,14 @@ def build(node: Node, image: Image) -> bool:
     return True
 
 
+@pytest.mark.parametrize("call", ["/^rename", "/^mkdir", "fsync"], ids=["rename", "mkdir", "fsync"])
 def test_killed_at_each_call_that_seals_a_template(
-    doomed: Node, survivors: Survivors, guest_image: Image, tmp_path: Path
+    doomed: Node, survivors: Survivors, guest_image: Image, tmp_path: Path, call: str
 ) -> None:
     """The calls of a build from the frozen guest on; what precedes them is a fork's."""
+    killed = 0
     for number in range(1, MOST_CALLS):
-        with killed_at(doomed.pid, "rename,ftruncate,fsync", number, tmp_path / "strace"):
+        with killed_at(doomed.pid, call, number, tmp_path / "strace"):
             is_built = build(doomed, guest_image)
         if is_built:
             break
@@ -169,10 +174,10 @@ def test_killed_at_each_call_that_seals_a_template(
         assert_nothing_lost(found, survivors, number)
         assert list((doomed.root / "data" / "staging").iterdir()) == []
         remove_template(doomed, "second")
-    assert number >= 5
+        killed = number
+    assert killed >= 1
     survivors.assert_all_answer()
-    with doomed.create("second") as sandbox:
-        assert sandbox.run_code("1 + 1").text == "2"
+    remove_template(doomed, "second")
 
 
 def remove_template(node: Node, name: str) -> None:

@@ -1,0 +1,67 @@
+"""Settings are complete, or refused with the key and the place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agentd.errors import ConfigError, ErrorCode
+from agentd.settings import describe, load_settings
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "agentd.toml"
+    path.write_text(text)
+    return path
+
+
+def test_defaults_are_those_of_the_user() -> None:
+    root = load_settings(None, {}, uid=0)
+    assert str(root.socket) == "/run/snapstart/agentd.sock"
+    assert root.socket_mode == 0o660
+    user = load_settings(None, {"HOME": "/home/a", "XDG_RUNTIME_DIR": "/run/user/1"}, uid=1)
+    assert str(user.data_dir) == "/home/a/.local/state/snapstart"
+    assert str(user.socket) == "/run/user/1/snapstart/agentd.sock"
+
+
+def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
+    file = write(tmp_path, '[admission]\nmax_sessions = 3\n[monitor]\naccel = "tcg"\n')
+    environ = {"SNAPSTART_ADMISSION__MAX_SESSIONS": "5", "SNAPSTART_SOCKET": "not ours"}
+    settings = load_settings(file, environ, uid=0)
+    assert (settings.admission.max_sessions, settings.monitor.accel) == (5, "tcg")
+    assert describe(settings)["admission"]["max_sessions"] == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        pytest.param("[admission]\nmax_sesions = 3\n", "max_sesions", id="unknown key"),
+        pytest.param("[admision]\n", "admision", id="unknown group"),
+        pytest.param('[admission]\nmax_sessions = "3"\n', "max_sessions", id="wrong type"),
+        pytest.param("[admission\n", "not TOML", id="bad syntax"),
+        pytest.param('[monitor]\naccel = "xen"\n', "accel", id="unknown choice"),
+        pytest.param('[api]\nsocket_mode = "999"\n', "socket_mode", id="bad mode"),
+        pytest.param("[deadlines]\nfork_s = 0.0\n", "fork_s", id="zero deadline"),
+        pytest.param("[deadlines]\nfork_s = nan\n", "fork_s", id="not a number"),
+        pytest.param("[lifetime]\nmax_ttl_s = 1.0\n", "lifetime", id="default above maximum"),
+        pytest.param('[paths]\nrun_dir = "run"\n', "not absolute", id="relative path"),
+        pytest.param(f'[paths]\nrun_dir = "/{"x" * 80}"\n', "107", id="too long for sockets"),
+    ],
+)
+def test_a_bad_file_is_refused_naming_key_and_file(tmp_path: Path, text: str, said: str) -> None:
+    file = write(tmp_path, text)
+    with pytest.raises(ConfigError, match=said) as caught:
+        load_settings(file, {}, uid=0)
+    assert caught.value.code is ErrorCode.CONFIG_INVALID
+    assert str(file) in caught.value.message
+
+
+def test_an_unknown_variable_is_refused() -> None:
+    with pytest.raises(ConfigError, match="SNAPSTART_API__SOKCET"):
+        load_settings(None, {"SNAPSTART_API__SOKCET": "/x"}, uid=0)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.toml"):
+        load_settings(tmp_path / "none.toml", {}, uid=0)
