@@ -204,7 +204,7 @@ def machine_argv(qemu: str, accel: str, memory_mib: int, memory_fd: int, share: 
         *(qemu, "-M", "pc-i440fx-7.2,memory-backend=mem"),
         *("-accel", "tcg,thread=multi" if tcg else accel),
         *("-object", f"{ram},share={'on' if share else 'off'}"),
-        *("-cpu", "qemu64,+rdrand" if tcg else "host", "-m", str(memory_mib), "-smp", "1"),
+        *("-cpu", "qemu64,+rdrand" if tcg else "host,-svm,-vmx", "-m", str(memory_mib), "-smp", "1"),
         *("-nodefaults", "-no-user-config", "-display", "none", "-vga", "none"),
         *("-chardev", "ringbuf,id=console,size=65536", "-serial", "chardev:console"),
         *("-device", "virtio-serial-pci"),

@@ -64,7 +64,9 @@ def main() -> int:
     passed = counts["tests"] - counts["failures"] - counts["errors"] - counts["skipped"]
     failed = counts["failures"] + counts["errors"]
     if percent is not None:
-        print(f"branches covered in {', '.join(COVERED)}: {percent:.1f} % (floor {FLOOR_PERCENT} %)")
+        print(
+            f"branches covered in {', '.join(COVERED)}: {percent:.1f} % (floor {FLOOR_PERCENT} %)"
+        )
         if percent < FLOOR_PERCENT and not rest:
             print("coverage is below its floor", file=sys.stderr)
             status = status or 3

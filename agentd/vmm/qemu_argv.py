@@ -38,7 +38,8 @@ class Accelerator:
 
 
 TCG: Final = Accelerator("tcg", "qemu64,+rdrand", "tcg,thread=multi")
-KVM: Final = Accelerator("kvm", "host", "kvm")
+# The guest must not run guests of its own: less to attack, no nested state in the stream.
+KVM: Final = Accelerator("kvm", "host,-svm,-vmx", "kvm")
 
 
 def marker(installation: str, vm_id: str) -> str:

@@ -12,9 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(*argv: str) -> None:
-    done = subprocess.run(
-        argv, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False
-    )
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -45,6 +43,7 @@ def test_every_module_says_its_responsibility() -> None:
     silent = [
         path
         for path in sorted((ROOT / "agentd").rglob("*.py"))
-        if path.read_text().strip() and not path.read_text().lstrip().startswith(('"""', "#!", 'r"""'))
+        if path.read_text().strip()
+        and not path.read_text().lstrip().startswith(('"""', "#!", 'r"""'))
     ]
     assert not silent
