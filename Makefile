@@ -1,5 +1,5 @@
 # Everything a person runs. Each target installs what it needs; a second run reuses it.
-# JSON=1 prints one JSON object as the last line of any target's output.
+# JSON=1 prints one JSON object as the last line of any target's output, of a failed one too.
 
 PYTHON ?= python3
 VENV   := .venv
@@ -13,43 +13,50 @@ NATIVE := $(shell find native -name '*.[ch]' -o -name '*.pyx' -o -name '*.pxd' -
 .DEFAULT_GOAL := help
 
 help:
+	@echo 'usage: make TARGET [JSON=1]'
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-demo: native ## fork a warm VM before your eyes, then write build/demo/report.html
-	@$(PY) -m bench.demo $(if $(JSON),--json)
+demo: ## fork a warm VM before your eyes, then write build/demo/report.html
+	@deploy/run-target '$(JSON)' $(PY) -m bench.demo
 
-test: native ## lint, types, layers, unit tests, real virtual machines, coverage
-	@$(PY) -m tests.run $(if $(JSON),--json)
+test: ## lint, types, layers, unit tests, real virtual machines, coverage
+	@deploy/run-target '$(JSON)' $(PY) -m tests.run
 
-test-kvm: native ## the KVM path for real, in a virtual machine with nested virtualisation
-	@$(PY) -m tests.run --kvm $(if $(JSON),--json)
+test-kvm: ## the KVM path for real, in a virtual machine with nested virtualisation
+	@deploy/run-target '$(JSON)' $(PY) -m tests.run --kvm
 
-bench: native ## the latency and memory promises, measured on this machine
-	@$(PY) -m bench.promises $(if $(JSON),--json)
+bench: ## the latency and memory promises, measured on this machine
+	@deploy/run-target '$(JSON)' $(PY) -m bench.promises
 
 lint: native ## the style checks alone
 	@$(PY) -m pytest tests/style -q
 
-native: $(STAMPS)/native
+native: $(STAMPS)/native ## install what is needed, build the C core, make .venv
 
 $(STAMPS)/system: deploy/install-system-packages
 	@mkdir -p $(@D)
 	@deploy/install-system-packages
 	@touch $@
 
-$(STAMPS)/venv: pyproject.toml $(STAMPS)/system
+$(STAMPS)/venv: pyproject.toml deploy/requirements $(STAMPS)/system
 	@echo 'installing Python packages into $(VENV)' >&2
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo 'error: $(PYTHON) is not Python 3.11 or newer' >&2; \
+	       echo 'hint: name one that is: make PYTHON=/usr/bin/python3.11' >&2; exit 1; }
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-	  || { echo 'Python 3.11 or newer is needed; set PYTHON=' >&2; exit 1; }
 	@$(PY) deploy/requirements pyproject.toml > build/requirements.txt
-	@$(PY) -m pip install --quiet --disable-pip-version-check -r build/requirements.txt
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r build/requirements.txt \
+	  || { echo 'error: pip could not install what build/requirements.txt lists' >&2; \
+	       echo 'hint: look at its words above; it needs a package index (pip config list)' >&2; \
+	       exit 1; }
 	@touch $@
 
 $(STAMPS)/native: setup.py $(NATIVE) $(STAMPS)/venv
 	@echo 'building the native core' >&2
-	@$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e . \
+	  || { echo 'error: the C core did not build; the compiler said why above' >&2; \
+	       echo 'hint: make clean, then again; if it persists report it as a defect' >&2; exit 1; }
 	@touch $@
 
-clean: ## remove what was built, keep the caches of packages
+clean: ## remove what was built and fetched
 	rm -rf build $(VENV) agentd/*.so native/build native/shim/*.c

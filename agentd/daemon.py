@@ -18,7 +18,7 @@ from aiohttp import web
 
 from agentd import __version__
 from agentd.engine.engine import Engine, Outside
-from agentd.engine.home import Home, make_private_dir
+from agentd.engine.home import make_private_dir, read_installation_id
 from agentd.engine.tasks import Tasks
 from agentd.engine.trace import Tracer, Tracers
 from agentd.errors import ConfigError, ErrorCode
@@ -72,11 +72,13 @@ async def serve(parts: Parts) -> None:
     tracer = Tracers([LogTracer(), metrics, *parts.watchers])
     async with AsyncExitStack() as down:
         down.enter_context(_stopping_on(parts))
-        home = Home.open(settings.data_dir)
-        down.callback(home.close)
-        vmm = parts.make_vmm(settings, home.installation_id)
-        store = TemplateStore(settings.data_dir, owner=home.installation_id, copier=parts.copier)
+        make_private_dir(settings.data_dir, "paths.data_dir")
+        installation_id = read_installation_id(settings.data_dir)
+        # The store's lock is the daemon's: from here on no other one uses this directory.
+        store = TemplateStore(settings.data_dir, owner=installation_id, copier=parts.copier)
         down.callback(store.close)
+        vmm = parts.make_vmm(settings, installation_id)
+        down.callback(vmm.close)
         outside = Outside(settings, vmm, store, tracer)
         engine = await down.enter_async_context(_running(Engine(outside)))
         _watch_engine(metrics, engine)
@@ -222,6 +224,7 @@ def make_qemu(settings: Settings, installation_id: str) -> Vmm:
         installation=installation_id,
         vms_dir=settings.run_dir / "vms",
         euid=os.geteuid(),
+        starts=settings.concurrent_forks,
     )
 
 

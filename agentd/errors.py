@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,19 @@ class SnapStartError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}; {self.hint}" if self.hint else self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What Exception does, calling the class with `args`, fits no signature of this tree.
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+def _rebuild(
+    kind: type[SnapStartError], args: tuple[Any, ...], members: dict[str, Any]
+) -> SnapStartError:
+    """An equal error, for pickle or copy."""
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(members)
+    return error
 
 
 class ConfigError(SnapStartError):

@@ -14,6 +14,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
@@ -46,16 +47,21 @@ def deadline_after(seconds: float) -> int:
     return time.monotonic_ns() + int(seconds * NS_PER_S)
 
 
-async def run(call: Callable[[int], T], *, discard: Callable[[T], None] | None = None) -> T:
+async def run(
+    call: Callable[[int], T],
+    *,
+    discard: Callable[[T], None] | None = None,
+    pool: Executor | None = None,
+) -> T:
     """Run a blocking call of this module in a thread.
 
     Args: call: gets the `cancel_fd` to pass on. discard: releases a result that came although the
-    caller was cancelled.
+    caller was cancelled. pool: of threads, None for the event loop's own.
     Cancellation: tells the call, waits until it has cleaned up, then raises CancelledError.
     """
     cancel_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     try:
-        work = asyncio.get_running_loop().run_in_executor(None, call, cancel_fd)
+        work = asyncio.get_running_loop().run_in_executor(pool, call, cancel_fd)
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:

@@ -79,9 +79,10 @@ class Admission(_Group, frozen=True):
     memory_bytes: int = 0
     # Bytes of MemAvailable left to the host whatever the budget says.
     host_reserve_bytes: int = 256 * MIB
-    # Expected private bytes of one fork: measured 78 MiB after a numpy request under the emulator,
-    # a good part of which is its translated code; KVM needs less.
-    fork_private_bytes: int = 96 * MIB
+    # Expected private bytes of one fork: measured 38 MiB after a numpy request under the emulator,
+    # a good part of which is translated code, so KVM needs less. The rest is for the session's own
+    # data; a promise too small is caught by MemAvailable, one too large leaves memory unused.
+    fork_private_bytes: int = 64 * MIB
     # Forks that start at the same moment; 0 takes the number of processors, as each needs one.
     concurrent_forks: int = 0
     # Requests waiting for a start; one more is refused at once instead of timing out.
@@ -103,7 +104,6 @@ class Lifetime(_Group, frozen=True):
 class Deadlines(_Group, frozen=True):
     """How long one step may take; seconds. Generous: the emulator is 20 times slower than KVM."""
 
-    boot_s: float = 120.0
     warm_s: float = 120.0
     checkpoint_s: float = 60.0
     seal_s: float = 120.0
@@ -126,11 +126,16 @@ class Warm(_Group, frozen=True):
 
 
 class Stop(_Group, frozen=True):
-    """How long each stage of a stop may take; seconds. TimeoutStopSec must exceed their sum."""
+    """How long each stage of a stop may take; seconds. TimeoutStopSec must exceed `longest_s`."""
 
     requests_s: float = 5.0
     builds_s: float = 10.0
     records_s: float = 5.0
+
+    @property
+    def longest_s(self) -> float:
+        """All stages of `daemon.serve` and `Engine.stop`, each as long as it may be."""
+        return 4 * self.requests_s + 2 * self.builds_s + self.records_s
 
 
 class Log(_Group, frozen=True):
@@ -175,6 +180,11 @@ class Settings(_Group, frozen=True):
     def socket(self) -> Path:
         """The API's socket, resolved."""
         return self.api.socket or self.run_dir / "agentd.sock"
+
+    @property
+    def concurrent_forks(self) -> int:
+        """Starts at the same moment, resolved."""
+        return self.admission.concurrent_forks or os.cpu_count() or 1
 
     @property
     def socket_mode(self) -> int:

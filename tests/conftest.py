@@ -8,6 +8,11 @@ from collections.abc import Iterator
 
 import psutil
 import pytest
+from hypothesis import settings
+
+# A shared machine stalls; what hypothesis would call slow says nothing of the code.
+settings.register_profile("shared", deadline=None)
+settings.load_profile("shared")
 
 
 def open_fds() -> dict[int, str]:

@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+from agentd.errors import ErrorCode, PermanentError
+from bench.target import run_target
+
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build"
 FLOOR_PERCENT = 90.0
@@ -38,12 +41,48 @@ def branch_percent(report: Path) -> float:
 
 
 def measure() -> float:
-    """Combine what every process recorded; returns the branch coverage in percent."""
+    """The branch coverage of the run that just ended, in percent."""
     report = BUILD / "coverage.json"
-    coverage = [sys.executable, "-m", "coverage"]
-    subprocess.run([*coverage, "combine", "-q"], cwd=ROOT, check=False)
-    subprocess.run([*coverage, "json", "-q", "-o", str(report)], cwd=ROOT, check=True)
+    argv = [sys.executable, "-m", "coverage", "json", "-q", "-o", str(report)]
+    subprocess.run(argv, cwd=ROOT, check=True)
     return branch_percent(report)
+
+
+def run_all(rest: list[str], *, is_kvm: bool, as_json: bool) -> int:
+    """Run, count, judge. Raises: PermanentError when there is nothing to count."""
+    BUILD.mkdir(exist_ok=True)
+    junit = BUILD / "tests.xml"
+    junit.unlink(missing_ok=True)
+    chosen = ["-m", "kvm"] if is_kvm else ["-m", "not kvm", "--cov", "--cov-report="]
+    status = run_pytest([*chosen, *rest], junit)
+    counts = count_tests(junit) if junit.exists() else {}
+    if not counts.get("tests"):
+        raise PermanentError(
+            ErrorCode.INTERNAL,
+            f"running the tests: pytest ended with status {status} and ran none",
+            hint="its words are above",
+        )
+    percent = None if is_kvm else measure()
+    status = judge(status, percent, is_whole=not rest)
+    passed = counts["tests"] - counts["failures"] - counts["errors"] - counts["skipped"]
+    failed = counts["failures"] + counts["errors"]
+    print(f"{passed} passed, {failed} failed, {counts['skipped']} skipped")
+    if as_json:
+        found = {"passed": passed, "branch_percent": percent, "exit_status": status}
+        print(json.dumps({**counts, **found}))
+    return status
+
+
+def judge(status: int, percent: float | None, *, is_whole: bool) -> int:
+    """Tell the coverage; 3 instead of a success when it is below the floor of a whole run."""
+    if percent is None:
+        return status
+    where = ", ".join(COVERED)
+    print(f"branches covered in {where}: {percent:.1f} % (floor {FLOOR_PERCENT} %)")
+    if percent >= FLOOR_PERCENT or not is_whole:
+        return status
+    print("coverage is below its floor", file=sys.stderr)
+    return status or 3
 
 
 def main() -> int:
@@ -52,28 +91,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
     parser.add_argument("--kvm", action="store_true", help="only the nested KVM tests")
     args, rest = parser.parse_known_args()
-    BUILD.mkdir(exist_ok=True)
-    junit = BUILD / "tests.xml"
-    if args.kvm:
-        status, percent = run_pytest(["-m", "kvm", *rest], junit), None
-    else:
-        extra = ["-m", "not kvm", "--cov", "--cov-report=", *rest]
-        status = run_pytest(extra, junit)
-        percent = measure()
-    counts = count_tests(junit)
-    passed = counts["tests"] - counts["failures"] - counts["errors"] - counts["skipped"]
-    failed = counts["failures"] + counts["errors"]
-    if percent is not None:
-        print(
-            f"branches covered in {', '.join(COVERED)}: {percent:.1f} % (floor {FLOOR_PERCENT} %)"
-        )
-        if percent < FLOOR_PERCENT and not rest:
-            print("coverage is below its floor", file=sys.stderr)
-            status = status or 3
-    print(f"{passed} passed, {failed} failed, {counts['skipped']} skipped")
-    if args.json:
-        print(json.dumps({**counts, "passed": passed, "branch_percent": percent}))
-    return status
+    return run_target(lambda: run_all(rest, is_kvm=args.kvm, as_json=args.json), as_json=args.json)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def _clock_row(forks: Sequence[Identity]) -> str:
     detail = "between question and answer" if worst == 0 else f"worst is off by {worst:.2f} ms"
     return (
         f'<tr><td class="wrap">clock is right</td><td>{_verdict(right, len(forks))}</td>'
-        f"<td>{detail}</td></tr>"
+        f'<td class="wrap">{detail}</td></tr>'
     )
 
 

@@ -15,6 +15,7 @@ _COMMANDS = {
     "fork": "agentd.cli.snapctl_fork:fork",
     "top": "agentd.cli.snapctl_top:top",
     "doctor": "agentd.cli.snapctl_doctor:doctor",
+    "demo": "agentd.cli.snapctl_demo:demo",
     "report": "agentd.cli.snapctl_report:report",
 }
 

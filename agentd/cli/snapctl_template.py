@@ -154,7 +154,10 @@ def rm(settings: Settings, names: tuple[str, ...]) -> None:
 @common_options
 @pass_settings
 def verify(settings: Settings, name: str) -> int:
-    """Fork a template twice, and prove that the forks share nothing that identifies them."""
+    """Check every byte of a template on disk, then on two forks that they share no identity.
+
+    Exit code: 0, 42 if the forks share something, else that of the error, 50 for damaged files.
+    """
     with settings.transport() as transport:
         checks = verify_template(transport, name)
     settings.show(

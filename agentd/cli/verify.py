@@ -1,4 +1,4 @@
-"""Prove on two forks of a template that nothing which identifies a machine is shared."""
+"""Prove that a template on disk is whole, that two forks of it share nothing which identifies."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from agentd.client import calls
 from agentd.client.sandbox import execute
 from agentd.client.transport import Transport
 from agentd.errors import ErrorCode, PeerError
+from agentd.units import MIB
 from agentd.wire import api
 
 # Seconds of difference between the clocks of guest and host that a fork may show.
@@ -80,11 +81,21 @@ def _skew_s(answer: Answer) -> float:
 
 
 def verify_template(transport: Transport, name: str) -> list[Check]:
-    """Fork a template twice, ask both forks, compare; the forks are ended on every path.
+    """Have the files read, fork twice, ask both forks, compare; the forks are ended on every path.
 
-    Raises: SnapStartError if a fork does not start or does not answer.
+    Raises: SnapStartError if the files are not what was sealed, if a fork does not start or does
+    not answer.
     """
-    return compare(_ask_a_fork(transport, name), _ask_a_fork(transport, name))
+    files = describe_files(transport.send(calls.verify_template(name)))
+    return [files, *compare(_ask_a_fork(transport, name), _ask_a_fork(transport, name))]
+
+
+def describe_files(found: api.Verification) -> Check:
+    """What was read: a template that is not what was sealed is an error, no failed check."""
+    size_bytes = found.data_bytes + found.device_state_bytes
+    confirmed = "" if found.has_record else ", which nothing confirms yet"
+    detail = f"{size_bytes / MIB:.1f} MiB, memory has SHA-256 {found.sha256}{confirmed}"
+    return Check("files are as sealed", True, detail)
 
 
 def _ask_a_fork(transport: Transport, name: str) -> Answer:

@@ -183,6 +183,14 @@ def remove_template(name: str) -> Call[None]:
     return Call(f"remove template {name!r}", "DELETE", path, _nothing, timeout_s=START_TIMEOUT_S)
 
 
+def verify_template(name: str) -> Call[api.Verification]:
+    """Have every byte of a template on disk checked; takes seconds for each GiB."""
+    what = f"verify template {name!r}"
+    path = f"/v1/templates/{_segment(name, 'template name')}/verify"
+    decode = _json(what, api.Verification)
+    return Call(what, "POST", path, decode, timeout_s=TRANSFER_TIMEOUT_S)
+
+
 def create_session(wish: api.CreateSession) -> Call[api.Session]:
     """Start a session; the exchange lasts as long as its deadline, and a little for the answer."""
     what = f"start a session of template {wish.template!r}"

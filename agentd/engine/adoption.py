@@ -7,7 +7,12 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentd.engine.journal import JournalState, SessionFacts, TemplateBegun, VmEntry
+from agentd.engine.journal_records import (
+    JournalState,
+    SessionFacts,
+    TemplateBegun,
+    VmEntry,
+)
 from agentd.vmm.vmm import VmRecord
 
 

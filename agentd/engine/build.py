@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from agentd.engine.journal import Role
+from agentd.engine.journal_records import (
+    Role,
+)
 from agentd.engine.machines import Machines
 from agentd.engine.threads import in_thread
 from agentd.engine.trace import Tracer
@@ -21,6 +23,7 @@ from agentd.store.loaded import LoadedTemplate
 from agentd.store.progress import Progress, Steps
 from agentd.store.seal import SealRequest
 from agentd.store.templates import TemplateStore
+from agentd.vmm.explain import add_console
 from agentd.vmm.vmm import BootSpec, Checkpoint, Vm, Vmm
 from agentd.warmfork.channel import GuestChannel
 from agentd.warmfork.services import fetch_status, take_baseline, within
@@ -112,7 +115,7 @@ class Builder:
         stages.enter("boot")
         async with self._machines.intended(order.vm_id, Role.BUILD) as run_dir:
             spec = boot_spec(order.vm_id, run_dir, image, order.machine)
-            vm = await self._vmm.boot(spec, deadline_s=self._deadlines.boot_s)
+            vm = await self._vmm.boot(spec)
         frozen = None
         try:
             self._machines.note_running(vm.record, None)
@@ -137,7 +140,11 @@ class Builder:
             stages.enter("baseline")
             await take_baseline(channel, deadline_s=self._deadlines.call_s)
             stages.enter("verdict")
-            return await _fetch_clean_status(channel, self._deadlines.call_s)
+            return await _fetch_clean_status(vm, channel, self._deadlines.call_s)
+        except PeerError as exc:
+            if exc.code is not ErrorCode.GUEST_CONTAMINATED:
+                exc.message = add_console(exc.message, await vm.console_tail(deadline_s=1.0))
+            raise
         finally:
             await channel.close()
 
@@ -210,12 +217,15 @@ async def _unless_dead(vm: Vm, connecting: Coroutine[Any, Any, GuestChannel]) ->
         await asyncio.wait({doing, death})
 
 
-async def _fetch_clean_status(channel: GuestChannel, deadline_s: float) -> GuestStatus:
-    """Ask until the guest is clean or proves that it never will be."""
+async def _fetch_clean_status(vm: Vm, channel: GuestChannel, deadline_s: float) -> GuestStatus:
+    """Ask until the guest is clean or proves that it never will be.
+
+    channel: the only one there has been to this machine, so its count of services is complete.
+    """
     async with within(deadline_s, "waiting for a clean guest"):
         while True:
             status = await fetch_status(channel, deadline_s=deadline_s)
-            host = HostKnowledge(opened=channel.opened, has_network_device=False)
+            host = HostKnowledge(channel.opened, vm.has_network_device)
             verdict = judge_contamination(status, host)
             if verdict.finding is Finding.CLEAN:
                 return status
@@ -229,10 +239,9 @@ async def _fetch_clean_status(channel: GuestChannel, deadline_s: float) -> Guest
 
 
 def _not_warm(what: str, console: str) -> PeerError:
-    said = f"; its console said last: {console[-500:]!r}" if console else ""
     return PeerError(
         ErrorCode.GUEST_NOT_READY,
-        f"warming the guest: {what}{said}",
+        add_console(f"warming the guest: {what}", console),
         hint="give it more memory_mib if it died, raise deadlines.warm_s if it is only slow",
     )
 

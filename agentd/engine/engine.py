@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -19,7 +18,10 @@ from agentd.engine.adoption import (
 )
 from agentd.engine.build import Builder
 from agentd.engine.home import make_private_dir, read_boot_id
-from agentd.engine.journal import Journal, JournalState
+from agentd.engine.journal import Journal
+from agentd.engine.journal_records import (
+    JournalState,
+)
 from agentd.engine.machines import Machines
 from agentd.engine.parking import Parking
 from agentd.engine.plans import NodeLimits
@@ -65,6 +67,7 @@ class Engine:
         make_private_dir(self._vms_dir, "paths.run_dir", 0o711)
         self._boot_id = read_boot_id()
         self._journal, self._found = Journal.open(settings.run_dir / "journal", self._boot_id)
+        self._forgotten: list[str] = []
         self._loop = asyncio.get_running_loop()
         self.records = Records(settings.data_dir / "history.db", self._on_records_error)
         self.tasks = Tasks(tracer)
@@ -121,7 +124,7 @@ class Engine:
                 admission.queued_forks,
             ),
             self._outside.tracer,
-            concurrent=admission.concurrent_forks or os.cpu_count() or 1,
+            concurrent=settings.concurrent_forks,
             template_bytes=lambda: self.templates.loaded_bytes,
             available_bytes=self._outside.available_bytes,
         )
@@ -172,6 +175,8 @@ class Engine:
 
     async def _forget(self, action: ForgetVm) -> None:
         await self.machines.forget(action.vm_id)
+        self._outside.vmm.forget(action.vm_id)
+        self._forgotten.append(action.vm_id)
         self._note_lost(action.vm_id, action.reason)
 
     def _note_lost(self, vm_id: str, reason: str) -> None:
@@ -186,6 +191,9 @@ class Engine:
         known = {record.vm_id for record in found if self.machines.is_known(record.vm_id)}
         for action in plan_sweep(known, found):
             await self._kill(action)
+        # What such a process held on to could not be removed at the first look.
+        for vm_id in self._forgotten:
+            self._outside.vmm.forget(vm_id)
 
     # -- stopping ---------------------------------------------------------------------------
 
@@ -193,16 +201,18 @@ class Engine:
         """Stop builds and parking, leave the sessions to a successor, release everything else."""
         stop = self._outside.settings.stop
         self.sessions.refuse()
-        await self.tasks.stop(stop.builds_s)
-        await self._within(stop.builds_s, "builds", self.templates.stop_builds())
-        await self._within(stop.builds_s, "parked", self.parking.close())
-        await self.sessions.release()
+        await self._within(stop.builds_s, "builds", self._stop_own_work())
+        await self._within(stop.builds_s, "sessions", self.sessions.release())
         await self._vm_tasks.drain(stop.requests_s)
         await self._vm_tasks.stop(stop.requests_s)
         self.templates.close()
         if not await asyncio.to_thread(self.records.close, stop.records_s):
             self._outside.tracer.step("records.stop.failed", deadline_s=stop.records_s)
         self._journal.close()
+
+    async def _stop_own_work(self) -> None:
+        await self.tasks.stop(self._outside.settings.stop.builds_s)
+        await asyncio.gather(self.templates.stop_work(), self.parking.close())
 
     async def _within(self, deadline_s: float, what: str, work: Awaitable[None]) -> None:
         try:

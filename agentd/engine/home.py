@@ -1,47 +1,14 @@
-"""Hold the data directory for one daemon."""
+"""Find what a daemon calls its own on this host."""
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import os
 import stat
 import uuid
 from pathlib import Path
 
 from agentd.errors import ConfigError, ErrorCode
-
-
-class Home:
-    """The locked data directory with the installation's id.
-
-    The lock is flock(2) on a file that is never removed, so that it cannot be held twice; the
-    kernel gives it back when this process ends, however it ends. `close` gives it back early.
-    """
-
-    def __init__(self, data_dir: Path, installation_id: str, lock_fd: int) -> None:
-        self.data_dir = data_dir
-        self.installation_id = installation_id
-        self._lock_fd = lock_fd
-
-    @classmethod
-    def open(cls, data_dir: Path) -> Home:
-        """Make the directory if there is none, lock it, read the id.
-
-        Raises: ConfigError if it cannot be used or another daemon holds it.
-        """
-        make_private_dir(data_dir, "paths.data_dir")
-        fd = _lock(data_dir)
-        try:
-            return cls(data_dir, _installation_id(data_dir), fd)
-        except BaseException:
-            os.close(fd)
-            raise
-
-    def close(self) -> None:
-        """Unlock. Idempotent."""
-        fd, self._lock_fd = self._lock_fd, -1
-        if fd >= 0:
-            os.close(fd)
 
 
 def make_private_dir(path: Path, setting: str, mode: int = 0o700) -> None:
@@ -86,31 +53,24 @@ def read_boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-def _lock(data_dir: Path) -> int:
-    path = data_dir / "agentd.lock"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as exc:
-        os.close(fd)
-        raise ConfigError(
-            ErrorCode.CONFIG_INVALID,
-            f"locking {str(path)!r}: another agentd uses this data directory",
-            hint="stop it first, or give this one a paths.data_dir of its own",
-        ) from exc
-    return fd
+def read_installation_id(data_dir: Path) -> str:
+    """The id of the installation that a data directory belongs to, made at its first use.
 
-
-def _installation_id(data_dir: Path) -> str:
+    It marks templates and machines, so it is needed before the store locks the directory: whoever
+    is first to give it its name wins, also against another daemon that starts at the same moment.
+    Raises: ConfigError.
+    """
     path = data_dir / "installation-id"
-    if not path.exists():
-        beside = data_dir / "installation-id.new"
-        with beside.open("w") as stream:
-            stream.write(f"{uuid.uuid4()}\n")
-            stream.flush()
-            os.fsync(stream.fileno())  # once per installation; sealed templates carry the id
-        beside.rename(path)
-    text = path.read_text().strip()
+    try:
+        if not path.exists():
+            _make_installation_id(path)
+        text = path.read_text().strip()
+    except OSError as exc:
+        raise ConfigError(
+            ErrorCode.PERMISSION_DENIED,
+            f"reading {str(path)!r}: {exc.strerror}",
+            hint="give the daemon's user the data directory, writable",
+        ) from exc
     try:
         return str(uuid.UUID(text))
     except ValueError as exc:
@@ -119,3 +79,17 @@ def _installation_id(data_dir: Path) -> str:
             f"reading {str(path)!r}: {text!r} is not a UUID",
             hint="remove the file: templates of the former id are then not used any more",
         ) from exc
+
+
+def _make_installation_id(path: Path) -> None:
+    installation_id = uuid.uuid4()
+    beside = path.with_name(f"{path.name}.{installation_id}")
+    try:
+        with beside.open("w") as stream:
+            stream.write(f"{installation_id}\n")
+            stream.flush()
+            os.fsync(stream.fileno())  # once per installation; sealed templates carry the id
+        with contextlib.suppress(FileExistsError):  # link(2), unlike rename(2), replaces nothing
+            os.link(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)

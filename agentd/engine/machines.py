@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-from agentd.engine.journal import (
-    Journal,
+from agentd.engine.journal import Journal
+from agentd.engine.journal_records import (
     Role,
     SessionFacts,
     VmEnding,
@@ -115,6 +115,7 @@ class Machines:
     ) -> tuple[Machine, Started]:
         """Start a machine that was promised memory, waiting for a slot.
 
+        The caller says with `note_running` what it has become; until then a successor ends it.
         Args: launch: starts it in a run directory within the seconds that are left.
         Raises: what launch raises; TransientError if no slot came free in time.
         Cancellation: leaves no machine behind.
@@ -123,9 +124,9 @@ class Machines:
         async with self._slot(deadline_s), self.intended(vm_id, role) as run_dir:
             left_s = ends_at - asyncio.get_running_loop().time()
             started = await launch(run_dir, left_s)
+            self._tracer.step("machine.started", vm=vm_id)
             try:
                 channel = await GuestChannel.over(started.channel, name=vm_id)
-                self.note_running(started.vm.record, None)
             except BaseException:
                 started.channel.sock.close()
                 await uninterrupted(started.vm.kill())
@@ -133,7 +134,7 @@ class Machines:
             return Machine(started.vm, channel), started
 
     def note_running(self, record: VmRecord, facts: SessionFacts | None) -> None:
-        """Record which process a machine is, for which session."""
+        """Record which process a machine is, for which session; None while it has none."""
         self._journal.append(VmRunning(record.vm_id, record.pid, record.create_time_ticks, facts))
         self._tracer.step("machine.running", vm=record.vm_id, pid=record.pid)
 

@@ -14,7 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from agentd.engine.journal import Role
+from agentd.engine.journal_records import (
+    Role,
+)
 from agentd.engine.machines import Machines
 from agentd.engine.plans import choose_parking
 from agentd.engine.session import Ready
@@ -117,6 +119,7 @@ class Parking:
                 ready = await self._starter.start(order, source)
             parked = Parked(vm_id, template, ready)
             try:
+                self._machines.note_running(ready.machine.vm.record, None)
                 await self._exercise(parked)
             except BaseException:
                 await self._end(parked)

@@ -9,7 +9,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Final
 
-from agentd.engine.journal import SessionFacts
+from agentd.engine.journal_records import (
+    SessionFacts,
+)
 from agentd.errors import ErrorCode, InvariantError, UsageError
 from agentd.vmm.vmm import Vm
 from agentd.warmfork.channel import GuestChannel
@@ -73,7 +75,8 @@ class Session:
     """A session. Its own times are seconds of the event loop's clock.
 
     uses: requests in progress; while there are any, the session is not idle. leases: released at
-    its end. watcher: waits for its machine's death. ending: runs once it ends.
+    its end. watcher: waits for its machine's death. ending: runs once it ends. changed: is set when
+    the machine has another channel, or is gone.
     """
 
     id: str
@@ -87,6 +90,7 @@ class Session:
     leases: ExitStack = field(default_factory=ExitStack)
     watcher: asyncio.Task[None] | None = None
     ending: asyncio.Task[None] | None = None
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __repr__(self) -> str:
         return f"<Session {self.id} {self.state.value} uses={self.uses}>"
@@ -94,6 +98,11 @@ class Session:
     def advance(self, event: SessionEvent) -> None:
         """Move on. Raises: InvariantError."""
         self.state = advance(self.state, event)
+
+    def note_change(self) -> None:
+        """Wake who waits for another channel; later ones wait for the next change."""
+        self.changed.set()
+        self.changed = asyncio.Event()
 
     def due_s(self, now_s: float) -> float | None:
         """When to look at it next: its end, or its last use plus the idle time-out."""

@@ -16,7 +16,10 @@ from msgspec import structs
 
 from agentd.engine.adoption import AdoptSession
 from agentd.engine.expiry import Clock, Expiry
-from agentd.engine.journal import Role, SessionFacts
+from agentd.engine.journal_records import (
+    Role,
+    SessionFacts,
+)
 from agentd.engine.machines import Machines
 from agentd.engine.parking import Parked, Parking
 from agentd.engine.plans import Need, can_take_parked, choose_duration
@@ -234,11 +237,18 @@ class Sessions:
     async def use(self, session_id: str) -> AsyncIterator[Machine]:
         """Lend a session's machine for one request; it is not idle meanwhile.
 
+        While its channel is lost, waits until there is another, or the session has ended: at most
+        `deadlines.adopt_s`.
         Raises: UsageError SESSION_NOT_FOUND, SESSION_ENDED, also when it ends within the block.
         """
         session = self.get(session_id)
-        machine = session.require_ready()
+        session.require_ready()
         session.uses += 1
+        try:
+            machine = await self._connected(session)
+        except BaseException:
+            session.uses -= 1
+            raise
         try:
             yield machine
         except PeerError as exc:
@@ -251,6 +261,11 @@ class Sessions:
         finally:
             session.uses -= 1
             session.last_used_s = self._clock.time()
+
+    async def _connected(self, session: Session) -> Machine:
+        while (machine := session.require_ready()).channel.closed.done():
+            await session.changed.wait()
+        return machine
 
     # -- ending -----------------------------------------------------------------------------
 
@@ -271,6 +286,7 @@ class Sessions:
             session.ending = self._tasks.start(
                 f"session-end:{session.id}", self._finish(session, reason)
             )
+            session.note_change()
         return session.ending
 
     async def _finish(self, session: Session, reason: EndReason) -> None:
@@ -333,6 +349,7 @@ class Sessions:
             self._begin_end(session, EndReason.GUEST_BROKEN, str(exc))
             return False
         session.machine = Machine(machine.vm, channel)
+        session.note_change()
         self._tracer.step("session.reconnected", session=session.id)
         return True
 
@@ -392,6 +409,7 @@ class Sessions:
             if session.watcher is not None:
                 session.watcher.cancel()
             machine, session.machine = session.machine, None
+            session.note_change()
             if machine is not None:
                 await machine.channel.close()
                 machine.vm.release()

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agentd.engine.build import boot_spec
-from agentd.engine.journal import Role
+from agentd.engine.journal_records import (
+    Role,
+)
 from agentd.engine.machines import BOOT_OVERHEAD_BYTES, Launch, Machines
 from agentd.engine.plans import Need
 from agentd.engine.session import Ready

@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from agentd.engine.journal import TemplateBegun, TemplateFailed
+from agentd.engine.journal_records import (
+    TemplateBegun,
+    TemplateFailed,
+)
 from agentd.errors import ErrorCode, PermanentError, SnapStartError
 from agentd.store.loaded import LoadedTemplate
 from agentd.store.templates import BrokenTemplate, StoredTemplate
@@ -19,7 +22,8 @@ from agentd.wire.manifest import Machine
 class Template:
     """A template. build_id: empty if it was built under a predecessor. memory: once it was used.
 
-    loading: while somebody reads it from disk. building: while it is built.
+    loading: while somebody reads it from disk. building: while it is built. digesting: while its
+    SHA-256 is recorded.
     """
 
     name: str
@@ -36,6 +40,7 @@ class Template:
     memory: LoadedTemplate | None = None
     loading: asyncio.Task[LoadedTemplate] | None = None
     building: asyncio.Task[None] | None = None
+    digesting: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         return f"<Template {self.name} {self.state.value} {self.stage}>"

@@ -6,11 +6,13 @@ import asyncio
 import secrets
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from typing import Final
 
 from agentd.engine.adoption import FailTemplate
 from agentd.engine.build import Builder, BuildOrder, Built
-from agentd.engine.journal import (
-    Journal,
+from agentd.engine.checks import Checks
+from agentd.engine.journal import Journal
+from agentd.engine.journal_records import (
     TemplateBegun,
     TemplateEntry,
     TemplateFailed,
@@ -42,14 +44,18 @@ from agentd.errors import (
 )
 from agentd.settings import Settings
 from agentd.store.compatibility import classify_compatibility
+from agentd.store.load import Verified
 from agentd.store.loaded import LoadedTemplate
 from agentd.store.names import validate_name
 from agentd.store.progress import Steps
-from agentd.store.templates import TemplateStore
+from agentd.store.templates import StoredTemplate, TemplateStore
 from agentd.units import MIB
 from agentd.vmm.vmm import Vmm
 from agentd.wire.api import CreateTemplate, TemplateState
-from agentd.wire.manifest import Machine
+from agentd.wire.manifest import Machine, Manifest
+
+# What no second attempt mends.
+_UNUSABLE: Final = frozenset({ErrorCode.TEMPLATE_CORRUPT, ErrorCode.TEMPLATE_INCOMPATIBLE})
 
 
 class Templates:
@@ -85,13 +91,14 @@ class Templates:
         self._now_s = now_s
         self._on_change = on_change
         self._all: dict[str, Template] = {}
+        self._checks = Checks(store, tasks, tracer, self._note_unusable)
 
     # -- what there is ----------------------------------------------------------------------
 
     def restore(self, entries: Mapping[str, TemplateEntry], died: list[FailTemplate]) -> None:
         """Fill the table at start: the store's templates, then builds that failed."""
         for stored in self._store.list():
-            self._all[stored.manifest.name] = from_store(stored)
+            self._restore(stored)
         for broken in self._store.list_broken():
             self._all[broken.name] = from_broken(broken)
         for action in died:
@@ -99,6 +106,16 @@ class Templates:
         for entry in entries.values():
             if entry.failed is not None and entry.begun.name not in self._all:
                 self._all[entry.begun.name] = from_failed(entry.begun, entry.failed)
+
+    def _restore(self, stored: StoredTemplate) -> None:
+        template = self._all[stored.manifest.name] = from_store(stored)
+        try:
+            self._require_compatible(stored.manifest)
+        except PermanentError as exc:
+            self._note_unusable(template, exc)
+        else:
+            if not stored.has_digest:
+                self._checks.record_digest(template)
 
     def list(self) -> list[Template]:
         """Every template, by name."""
@@ -153,7 +170,8 @@ class Templates:
     async def load(self, template: Template) -> LoadedTemplate:
         """The memory of a ready template, read from disk at its first use after a start.
 
-        Returns: borrowed. Raises: PermanentError if it is damaged or does not fit this monitor.
+        Returns: borrowed. Raises: PermanentError if it is damaged or does not fit this monitor; it
+        is not ready any more then.
         Cancellation: the load goes on for whoever comes next.
         """
         if template.memory is not None:
@@ -169,23 +187,47 @@ class Templates:
                 template.memory = await in_thread(
                     lambda cancel_fd: self._read(template.name, cancel_fd), LoadedTemplate.close
                 )
+        except SnapStartError as exc:
+            self._note_unusable(template, exc)
+            raise
         finally:
             template.loading = None
         self._tracer.step("template.loaded", template=template.name)
         return template.memory
 
     def _read(self, name: str, cancel_fd: int) -> LoadedTemplate:
-        loaded = self._store.load(name, Steps(cancel_fd=cancel_fd))
-        try:
-            reasons = classify_compatibility(
-                loaded.manifest, self._vmm.facts(loaded.manifest.machine)
-            )
-            if reasons:
-                raise incompatible(name, reasons)
-        except BaseException:
-            loaded.close()
-            raise
-        return loaded
+        self._require_compatible(self._store.inspect(name).manifest)
+        return self._store.load(name, Steps(cancel_fd=cancel_fd))
+
+    def _require_compatible(self, manifest: Manifest) -> None:
+        reasons = classify_compatibility(manifest, self._vmm.facts(manifest.machine))
+        if reasons:
+            raise incompatible(manifest.name, reasons)
+
+    def _note_unusable(self, template: Template, error: SnapStartError) -> None:
+        """What cannot be read from disk is refused from here on without being read again.
+
+        Memory that was loaded before is sound: whoever has it keeps it.
+        """
+        is_final = error.code in _UNUSABLE and template.state is TemplateState.READY
+        if not is_final or template.memory is not None:
+            return
+        template.state, template.error = TemplateState.FAILED, error
+        self._tracer.step(
+            "template.check.failed", template=template.name, code=error.code.value, error=str(error)
+        )
+        self._on_change()
+
+    async def verify(self, name: str) -> Verified:
+        """Read a template's every byte from disk, whether it is loaded or not.
+
+        Raises: UsageError TEMPLATE_NOT_FOUND, TEMPLATE_NOT_READY; PermanentError TEMPLATE_CORRUPT
+        with what is damaged, or what its build failed of. Cancellation: stops soon.
+        """
+        template = self.get(name)
+        if template.error is None or template.error.code not in _UNUSABLE:
+            self.require_ready(name)
+        return await self._checks.verify(template)
 
     # -- building ---------------------------------------------------------------------------
 
@@ -268,6 +310,7 @@ class Templates:
         stored = await asyncio.to_thread(self._store.inspect, template.name)
         template.size_bytes = stored.disk_bytes
         self._settle(template, "ready", "")
+        self._checks.record_digest(template)
         self._tracer.step(
             "template.ready",
             template=template.name,
@@ -333,6 +376,7 @@ class Templates:
             await asyncio.wait({template.building})
         if template.loading is not None:
             await asyncio.wait({template.loading})
+        await self._checks.stop_digest(template)
         try:
             await asyncio.to_thread(self._store.remove, template.name)
         except SnapStartError as exc:
@@ -351,16 +395,18 @@ class Templates:
 
     # -- stopping ---------------------------------------------------------------------------
 
-    async def stop_builds(self) -> None:
-        """Cancel every build, wait until each has ended its machine."""
-        building = {t.building for t in self._all.values() if t.building is not None}
-        for task in building:
+    async def stop_work(self) -> None:
+        """Cancel every build, every digest; wait until each build has ended its machine."""
+        mine = [task for t in self._all.values() for task in (t.building, t.digesting)]
+        running = {task for task in mine if task is not None}
+        for task in running:
             task.cancel()
-        if building:
-            await asyncio.wait(building)
+        if running:
+            await asyncio.wait(running)
 
     def close(self) -> None:
         """Give the memory back; machines that map it keep it. Idempotent."""
+        self._checks.close()
         for template in self._all.values():
             memory, template.memory = template.memory, None
             if memory is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,9 @@ from agentd.units import KIB
 
 @dataclass(frozen=True)
 class ProcessUsage:
-    """rss_bytes counts shared pages in full, pss_bytes by share, private_bytes not at all."""
+    """rss_bytes counts shared pages in full, pss_bytes by share, private_bytes: see
+    `read_private_bytes`.
+    """
 
     rss_bytes: int
     pss_bytes: int
@@ -21,15 +23,35 @@ class ProcessUsage:
     cpu_s: float
 
 
+def read_private_bytes(pid: int) -> int:
+    """What a process has allocated for itself: `Anonymous` of /proc/PID/smaps_rollup (proc(5)).
+
+    Of a fork these are the template's pages it has written, copied for it, and what the monitor
+    allocated. A page of the template that it merely read stays the template's, even while no other
+    process maps it; the unique set size (USS) would count that one.
+    Blocks: the kernel walks the page tables. Raises: OSError when the process is gone or another's.
+    """
+    return _read_rollup(pid)["Anonymous"]
+
+
+def _read_rollup(pid: int) -> Mapping[str, int]:
+    """The sums over all mappings of a process, in bytes. Raises: OSError."""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    rows = (line.split() for line in text.splitlines() if line.endswith(" kB"))
+    sums = {row[0].rstrip(":"): int(row[1]) * KIB for row in rows}
+    if "Anonymous" not in sums:  # a zombie has no memory to sum up
+        raise ProcessLookupError(f"process {pid} has ended")
+    return sums
+
+
 def measure(pid: int) -> ProcessUsage | None:
     """What one process uses, None when it is gone. Blocks: the kernel walks its page tables."""
     try:
-        process = psutil.Process(pid)
-        memory = process.memory_full_info()
-        cpu = process.cpu_times()
-    except psutil.Error:
+        sums = _read_rollup(pid)
+        cpu = psutil.Process(pid).cpu_times()
+    except (OSError, psutil.Error):
         return None
-    return ProcessUsage(memory.rss, memory.pss, memory.uss, cpu.user + cpu.system)
+    return ProcessUsage(sums["Rss"], sums["Pss"], sums["Anonymous"], cpu.user + cpu.system)
 
 
 def measure_all(pids: Sequence[int]) -> list[ProcessUsage | None]:
@@ -49,7 +71,4 @@ def total_memory_bytes() -> int:
 
 def available_memory_bytes() -> int:
     """MemAvailable (proc(5)): what new processes can get without swapping."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * KIB
     return int(psutil.virtual_memory().available)

@@ -95,22 +95,21 @@ def protect_self() -> None:
         Path("/proc/self/oom_score_adj").write_text("-1000", "ascii")
 
 
+def bring_up_network() -> None:
+    """127.0.0.1, the only address there is; a kernel without networks goes on without."""
+    try:
+        sysapi.bring_up_loopback()
+    except OSError as exc:
+        print(f"snapstart: bringing up lo: {exc}, going on without", file=sys.stderr)
+
+
 def bring_up() -> None:
     """All of it, in order, as PID 1 of a VM of ours."""
     mount_all()
     make_links()
     load_modules()
+    bring_up_network()
     cover_boot_id()
-
-
-def options(cmdline: str) -> dict[str, str]:
-    """The `snapstart.NAME=VALUE` words of a kernel command line."""
-    found: dict[str, str] = {}
-    for word in cmdline.split():
-        name, _, value = word.partition("=")
-        if name.startswith("snapstart."):
-            found[name.removeprefix("snapstart.")] = value
-    return found
 
 
 def report(stage: str, items: Iterable[str] = ()) -> None:

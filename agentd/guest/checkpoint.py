@@ -24,9 +24,9 @@ class Checkpoint:
     """The instance's evidence of being clean.
 
     Args: inspect: asks interpreter and zygote about themselves; raises when one is busy or dead.
-    active_tasks: executions and commands running or waiting. is_listening: the inject socket is
-    there. own_pids: the runtime's processes beside this one. problems: what start-up could not do,
-    as reasons that stay.
+    active_tasks: executions and commands running or waiting. is_listening: it waits for a
+    session. own_pids: the runtime's processes beside this one. problems: what start-up could not
+    do, as reasons that stay.
     """
 
     def __init__(

@@ -47,7 +47,7 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Present:
-    """The instance now. own_pids: the runtime's processes; any other is foreign, since when ever."""
+    """The instance now. own_pids: the runtime's processes; any other is foreign at any time."""
 
     system: Observation
     interpreter: Interpreter
@@ -117,10 +117,10 @@ def _is_below(path: str, workspace: str) -> bool:
 def _interpreter_reasons(before: Interpreter, now: Interpreter) -> Iterator[Reason]:
     for name in now.threads:
         yield Reason("thread", f"interpreter thread {name}")
-    added = sorted(set(now.names) - set(before.names))
-    if added:
-        yield Reason("interpreter", f"names {', '.join(added[:_DETAILS_MAX])}")
-    if now.execution_count > before.execution_count:
+    # No image has a reason to run code or to leave names, so these count whenever they came.
+    if now.names:
+        yield Reason("interpreter", f"names {', '.join(sorted(now.names)[:_DETAILS_MAX])}")
+    if now.execution_count:
         yield Reason("interpreter", f"{now.execution_count} executions")
     imported = sorted(now.modules - before.modules)
     if imported:

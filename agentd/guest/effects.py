@@ -23,6 +23,9 @@ from agentd.guest.wire import encode_json
 # include/uapi/linux/random.h
 RNDADDENTROPY = 0x40085203
 RNDRESEEDCRNG = 0x5207
+# machine-id(5); a UUID: each with its newline
+_MACHINE_ID_BYTES = 33
+_BOOT_ID_BYTES = 37
 PROCESS_STEPS = ("environment", "directory", "reseed", "hooks")
 
 Renew = Callable[[Sequence[str], Mapping[str, str], str], None]
@@ -91,28 +94,26 @@ class SystemEffects:
         self._settings = settings
         self._session = session
         self._renew = renew
-        self._random_device = random_device
         self._machine_id_file = machine_id_file
         self._boot_id_file = boot_id_file
         machine_id_file = machine_id_file if settings.is_vm else ""
-        self._files = _IdFiles(machine_id_file, boot_id_file)
+        sizes = {machine_id_file: _MACHINE_ID_BYTES, boot_id_file: _BOOT_ID_BYTES}
+        self._files = _IdFiles({path: size for path, size in sizes.items() if path})
+        self._random_fd = os.open(random_device, os.O_WRONLY | os.O_CLOEXEC)
 
     def add_entropy(self, plan: Plan) -> None:
         """random(4). A container may only mix bytes in: its host reseeds the kernel."""
         seed = plan.entropy
         if not self._settings.is_vm:
             if seed:
-                Path(self._random_device).write_bytes(seed)
+                os.write(self._random_fd, seed)
             return
         if not seed and " rdrand" not in Path(self._settings.proc, "cpuinfo").read_text("ascii"):
             raise EffectError("no entropy came with PREPARE, and the CPU has no RDRAND")
-        fd = os.open(self._random_device, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            if seed:
-                fcntl.ioctl(fd, RNDADDENTROPY, struct.pack("ii", len(seed) * 8, len(seed)) + seed)
-            fcntl.ioctl(fd, RNDRESEEDCRNG)
-        finally:
-            os.close(fd)
+        if seed:
+            credit = struct.pack("ii", len(seed) * 8, len(seed))
+            fcntl.ioctl(self._random_fd, RNDADDENTROPY, credit + seed)
+        fcntl.ioctl(self._random_fd, RNDRESEEDCRNG)
 
     def set_clock(self, plan: Plan) -> None:
         """clock_settime(2), when COMMIT brought a time."""
@@ -181,7 +182,9 @@ class SystemEffects:
 
     def renew_processes(self, plan: Plan) -> None:
         """Zygote and interpreter confirm, or this raises."""
-        self._renew(PROCESS_STEPS, self._session.environment, self._session.workspace)
+        is_moved = self._session.workspace != self._settings.workspace
+        steps = [step for step in PROCESS_STEPS if step != "directory" or is_moved]
+        self._renew(steps, self._session.environment, self._session.workspace)
 
 
 def random_uuid() -> str:
@@ -194,13 +197,17 @@ def random_uuid() -> str:
 
 
 class _IdFiles:
-    """Identity files kept open across the snapshot: after a restore each costs one write."""
+    """Identity files kept open across the snapshot: after a restore each costs one write.
 
-    def __init__(self, *paths: str) -> None:
+    Args: sizes: path to the bytes that each content has; what a file has beyond goes at once.
+    """
+
+    def __init__(self, sizes: Mapping[str, int]) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
-        self._fds = {path: os.open(path, flags, 0o644) for path in paths if path}
+        self._fds = {path: os.open(path, flags, 0o644) for path in sizes}
+        for path, size in sizes.items():
+            os.ftruncate(self._fds[path], min(size, os.fstat(self._fds[path]).st_size))
 
     def write(self, path: str, text: str) -> None:
         """Replace the content."""
         os.pwrite(self._fds[path], text.encode("ascii"), 0)
-        os.ftruncate(self._fds[path], len(text))

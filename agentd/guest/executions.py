@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import os
 import signal
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from agentd.guest.execute_request import Request
+from agentd.guest.hooks import HookError
 from agentd.guest.link import LinkError
 from agentd.guest.loop import Loop, Timer
 from agentd.guest.processes import InterpreterProcess
@@ -74,7 +76,7 @@ class Executions:
     """The queue, the present execution, the interpreter they run on.
 
     Args: spawn: makes an interpreter wired to the three callbacks given to it; may raise
-    LinkError. kill_session: ends whatever user code has left running.
+    LinkError, HookError. kill_session: ends whatever user code has left running.
     """
 
     def __init__(
@@ -113,7 +115,20 @@ class Executions:
         except LinkError:
             self._loop.call_later(_RESPAWN_DELAY_S, self.start_interpreter)
             return
+        except HookError as exc:
+            self._refuse_waiting(str(exc))
+            self._loop.call_later(_RESPAWN_DELAY_S, self.start_interpreter)
+            return
         self._start_next()
+
+    def _refuse_waiting(self, why: str) -> None:
+        """No interpreter may serve before its hooks have run: what waits gets the reason."""
+        print(f"snapstart: a new interpreter: {why}", file=sys.stderr, flush=True)
+        while self._queue:
+            sink = self._queue.popleft().sink
+            if sink is not None:
+                sink.send({"type": "failed", "code": "hook_failed", "message": why})
+                sink.finish()
 
     def submit(self, request: Request, sink: Sink) -> None:
         """Run it now, or when those before it are done."""

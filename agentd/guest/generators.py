@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from agentd.guest.hooks import call_hook
+
 Reseed = Callable[[], object]
 
 _MT19937_WORDS = 624
@@ -39,7 +41,7 @@ def reseed_all() -> None:
         if module is not None:
             reseed(module)
     for registered in _registered:
-        registered()
+        call_hook(registered)
 
 
 def _reseed_random(module: Any) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
+from agentd.guest.hooks import explain
 from agentd.guest.loop import READ, Loop, Timer
 from agentd.guest.prepare import Plan
 from agentd.guest.streams import Handler, RefusedError, Stream
@@ -25,6 +26,7 @@ from agentd.guest.warmfork import (
 )
 from agentd.guest.wire import JsonObject
 
+COMMIT_FAILED = "commit_failed"
 _READ_BYTES = 65536
 
 
@@ -33,6 +35,9 @@ class Transport(Protocol):
 
     def write(self, data: bytes) -> None:
         """Send bytes; an error shows as end of file later."""
+
+    def reset(self, code: str, message: str) -> None:
+        """Say why the instance is lost, where there are words for it."""
 
     def finish(self) -> None:
         """Close after what has been written."""
@@ -56,17 +61,21 @@ class InjectServer:
         self._loop = loop
         self._apply = apply
         self._leave = leave
+        self.is_listening = False
         self._listener: socket.socket | None = None
         self._path = ""
         self._peers: set[Peer] = set()
 
-    @property
-    def is_listening(self) -> bool:
-        """The Unix socket accepts connections."""
-        return self._listener is not None
-
     def listen(self, path: str) -> None:
-        """Bind the Unix socket, mode 0600; a stale one is removed. Raises OSError."""
+        """Wait for a session, over streams and, unless `path` is empty, over a Unix socket.
+
+        It is bound with mode 0600; a stale one is removed. Raises OSError.
+        """
+        if path:
+            self._bind(path)
+        self.is_listening = True
+
+    def _bind(self, path: str) -> None:
         with suppress(FileNotFoundError):
             if stat.S_ISSOCK(os.lstat(path).st_mode):
                 os.unlink(path)
@@ -85,7 +94,8 @@ class InjectServer:
         self._loop.add(listener.fileno(), self._accept)
 
     def close(self) -> None:
-        """Close the listener, then unlink it: user code must not reach it."""
+        """Wait no more. The listener is closed, then unlinked: user code must not reach it."""
+        self.is_listening = False
         if self._listener is not None:
             self._loop.remove(self._listener.fileno())
             self._listener.close()
@@ -121,6 +131,8 @@ class InjectServer:
                 case Release():
                     self._release(peer)
                 case Exit(status, reason):
+                    if status:
+                        peer.transport.reset(COMMIT_FAILED, reason)
                     peer.end()
                     self._leave(status, reason)
 
@@ -128,13 +140,17 @@ class InjectServer:
         try:
             self._apply(plan)
         except Exception as exc:
-            outcome = peer.conversation.failed(f"{type(exc).__name__}: {exc}")
+            outcome = peer.conversation.failed(explain(exc))
         else:
             outcome = peer.conversation.applied()
         self.perform(peer, outcome)
 
     def _release(self, started: Peer) -> None:
+        """STARTED leaves first; the rest is done before anything the host sends afterwards."""
         started.end()
+        self._loop.call_later(0, self._stop_waiting)
+
+    def _stop_waiting(self) -> None:
         for peer in list(self._peers):
             peer.end()
         self.close()
@@ -234,6 +250,9 @@ class SocketPeer:
         """A host that does not read loses the connection."""
         with suppress(OSError):
             self._sock.sendall(data)
+
+    def reset(self, _code: str, _message: str) -> None:
+        """The inject protocol has no message for it: the end of the connection says it."""
 
     def finish(self) -> None:
         """Close; what was written stays readable for the host."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from agentd.guest import generators, snapshot_restore_py
 from agentd.guest.execution import Namespace, Runner
+from agentd.guest.hooks import explain
 from agentd.guest.link import BlockingLink
 from agentd.guest.settings import Settings
 from agentd.guest.sysapi import PR_SET_DUMPABLE, prctl
@@ -54,8 +55,7 @@ class _Server:
         if kind == "renew":
             return renew(request)
         if kind == "quiesce":
-            snapshot_restore_py.run_before_snapshot()
-            return {"type": "quiesced"}
+            return quiesce()
         if kind == "inspect":
             return self._inspect()
         raise ValueError(f"request type {kind!r}")
@@ -78,6 +78,18 @@ def _directory() -> str:
         return ""
 
 
+def quiesce() -> JsonObject:
+    """Run the hooks before a snapshot.
+
+    Returns: `quiesced`, or `failed` with the reason.
+    """
+    try:
+        snapshot_restore_py.run_before_snapshot()
+    except Exception as exc:
+        return {"type": "failed", "message": explain(exc)}
+    return {"type": "quiesced"}
+
+
 def renew(request: JsonObject) -> JsonObject:
     """Take on a session: each step the supervisor lists, in the order given here.
 
@@ -87,7 +99,8 @@ def renew(request: JsonObject) -> JsonObject:
     steps = request["steps"]
     try:
         if "environment" in steps:
-            os.environ.update(request["environment"])
+            for name, text in request["environment"].items():
+                os.environ[name] = text
         if "directory" in steps:
             os.chdir(request["directory"])
             os.environ["HOME"] = request["directory"]
@@ -96,7 +109,7 @@ def renew(request: JsonObject) -> JsonObject:
         if "hooks" in steps:
             snapshot_restore_py.run_after_restore()
     except Exception as exc:
-        return {"type": "failed", "message": f"{type(exc).__name__}: {exc}"}
+        return {"type": "failed", "message": explain(exc)}
     return {"type": "renewed"}
 
 

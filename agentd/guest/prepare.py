@@ -8,10 +8,8 @@ from __future__ import annotations
 import base64
 import binascii
 import posixpath
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from agentd.guest import wire
 from agentd.guest.wire import JsonObject
@@ -24,11 +22,6 @@ ENVIRONMENT_MAX_BYTES = 1024 * 1024
 FILES_MAX_BYTES = 1024 * 1024
 ENTROPY_MIN_BYTES = 32
 
-_TASK_ID = re.compile(r"[\x21-\x7e]{1,253}").fullmatch
-_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}").fullmatch
-_HOSTNAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*").fullmatch
-_MACHINE_ID = re.compile(r"[0-9a-f]{32}").fullmatch
-_SESSION_ID = re.compile(r"[\x21-\x7e]{1,253}").fullmatch
 _REFUSED_PREFIXES = ("LD_", "PYTHON", "SNAPSTART_")
 _REFUSED_NAMES = frozenset(
     {
@@ -82,17 +75,17 @@ def parse_prepare(message: JsonObject, *, workspace_root: str) -> Plan:
     Raises: RefusalError when any member is not acceptable.
     """
     task_id = message.get("task_id", "")
-    if not isinstance(task_id, str) or (task_id and not _TASK_ID(task_id)):
+    if not isinstance(task_id, str) or (task_id and not _is_id(task_id)):
         raise RefusalError(INVALID_TASK_ID, "task_id is 1 to 253 printable ASCII characters")
     context = _context(message.get("context", ""))
     workspace = _workspace(context, workspace_root)
     return Plan(
         task_id=task_id,
-        session_id=_matching(context, "session_id", _SESSION_ID),
+        session_id=_matching(context, "session_id", _is_id),
         environment=_environment(message.get("env_overrides")),
         workspace=workspace,
-        hostname=_hostname(context),
-        machine_id=_matching(context, "machine_id", _MACHINE_ID),
+        hostname=_matching(context, "hostname", _is_hostname),
+        machine_id=_matching(context, "machine_id", _is_machine_id),
         entropy=_entropy(context),
         files=_files(context),
         metadata=_text_map(context.get("metadata"), "context.metadata"),
@@ -142,18 +135,35 @@ def _text(context: JsonObject, name: str) -> str:
     return value
 
 
-def _matching(context: JsonObject, name: str, matches: Any) -> str:
+# By methods of str: a regular expression's first match after a restore costs milliseconds of
+# emulation, and these say the same.
+def _is_id(text: str) -> bool:
+    """1 to 253 printable ASCII characters without blanks."""
+    return 0 < len(text) <= 253 and text.isascii() and text.isprintable() and " " not in text
+
+
+def _is_variable(text: str) -> bool:
+    return len(text) <= 128 and text.isascii() and text.isidentifier()
+
+
+def _is_machine_id(text: str) -> bool:
+    return len(text) == 32 and not text.strip("0123456789abcdef")
+
+
+def _is_hostname(text: str) -> bool:
+    return len(text) <= 64 and text.isascii() and all(map(_is_label, text.split(".")))
+
+
+def _is_label(text: str) -> bool:
+    """RFC 1123 section 2.1, of ASCII text."""
+    return len(text) < 64 and text.strip("-") == text and text.replace("-", "").isalnum()
+
+
+def _matching(context: JsonObject, name: str, matches: Callable[[str], bool]) -> str:
     value = _text(context, name)
     if value and not matches(value):
         raise RefusalError(PARSE_ERROR, f"context.{name} {value[:80]!r} has a wrong form")
     return value
-
-
-def _hostname(context: JsonObject) -> str:
-    name = _matching(context, "hostname", _HOSTNAME)
-    if len(name) > 64:
-        raise RefusalError(PARSE_ERROR, "context.hostname is over 64 characters")
-    return name
 
 
 def _workspace(context: JsonObject, root: str) -> str:
@@ -240,7 +250,7 @@ def _environment(value: object) -> dict[str, str]:
 
 def check_variable(name: str, text: str) -> None:
     """Raises RefusalError for an environment variable that a session must not set."""
-    if not _ENV_NAME(name):
+    if not _is_variable(name):
         raise RefusalError(PARSE_ERROR, f"env_overrides name {name[:80]!r} is not a variable name")
     if name in _REFUSED_NAMES or name.startswith(_REFUSED_PREFIXES):
         raise RefusalError(PARSE_ERROR, f"env_overrides may not set {name!r}")

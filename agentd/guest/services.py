@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 from agentd.guest.checkpoint import Checkpoint
 from agentd.guest.execute_request import RequestError, parse_request
 from agentd.guest.executions import Executions
+from agentd.guest.hooks import explain
 from agentd.guest.session import Session
 from agentd.guest.streams import MessageHandler, RefusedError, Stream
 from agentd.guest.wire import JsonObject
@@ -47,7 +49,8 @@ class CheckpointService(MessageHandler):
             self._checkpoint.take_baseline()
             report = self._checkpoint.report()
         except Exception as exc:
-            self.stream.fail("hook_failed", f"{type(exc).__name__}: {exc}")
+            print(f"snapstart: checkpoint: {explain(exc)}", file=sys.stderr, flush=True)
+            self.stream.fail("hook_failed", explain(exc))
             return
         self.stream.send(report)
         self.stream.finish()

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 from agentd.guest.generators import register_generator
+from agentd.guest.hooks import call_hook
 
 __all__ = [
     "get_after_restore",
@@ -56,12 +57,12 @@ def get_after_restore() -> list[_Hook]:
 
 
 def run_before_snapshot() -> None:
-    """Run the functions, last registered first; the first exception ends the run."""
-    for func, args, kwargs in reversed(_before_snapshot):
-        func(*args, **kwargs)
+    """Run the functions, last registered first. Raises HookError for the first that fails."""
+    for hook in reversed(_before_snapshot):
+        call_hook(*hook)
 
 
 def run_after_restore() -> None:
-    """Run the functions, first registered first; the first exception ends the run."""
-    for func, args, kwargs in _after_restore:
-        func(*args, **kwargs)
+    """Run the functions, first registered first. Raises HookError for the first that fails."""
+    for hook in _after_restore:
+        call_hook(*hook)

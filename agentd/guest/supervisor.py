@@ -12,9 +12,10 @@ from dataclasses import replace
 from agentd.guest import rehearsal
 from agentd.guest.checkpoint import Checkpoint
 from agentd.guest.contamination import Interpreter, Reason
-from agentd.guest.effects import Effects, Renew, SystemEffects, apply_plan
+from agentd.guest.effects import PROCESS_STEPS, Effects, Renew, SystemEffects, apply_plan
 from agentd.guest.executions import Executions
 from agentd.guest.files_service import FilesService
+from agentd.guest.hooks import HookError
 from agentd.guest.http_bridge import HttpBridge
 from agentd.guest.inject import InjectServer
 from agentd.guest.link import LinkError
@@ -31,7 +32,7 @@ from agentd.guest.session import Session
 from agentd.guest.settings import Settings, clean_environment
 from agentd.guest.streams import Factory, Handler, RefusedError, Stream
 from agentd.guest.sysapi import PR_SET_CHILD_SUBREAPER, prctl
-from agentd.guest.warmfork import WarmFork
+from agentd.guest.warmfork import State, WarmFork
 from agentd.guest.wire import JsonObject
 
 CONFIRM_DEADLINE_S = 10.0
@@ -183,18 +184,25 @@ class Supervisor:
             on_output=executions.on_output,
             on_exit=executions.on_exit,
         )
-        if self.session.environment or self.session.workspace != self.settings.workspace:
-            self._renew_interpreter(process, ("environment", "directory"))
+        if self.inject.fork.state is State.STARTED:
+            try:
+                self._renew_successor(process)
+            except Exception:
+                process.abandon()
+                process.kill("it could not be renewed")
+                raise
         return process
 
-    def _renew_interpreter(self, process: InterpreterProcess, steps: Sequence[str]) -> None:
+    def _renew_successor(self, process: InterpreterProcess) -> None:
+        """What the lost interpreter went through after the restore; its start has reseeded it."""
         request = {
             "type": "renew",
-            "steps": steps,
+            "steps": [step for step in PROCESS_STEPS if step != "reseed"],
             "environment": self.session.environment,
             "directory": self.session.workspace,
         }
-        _confirm(process.link.ask(request, ("renewed", "failed"), CONFIRM_DEADLINE_S))
+        answer = process.link.ask(request, ("renewed", "failed"), CONFIRM_DEADLINE_S)
+        _confirm("interpreter", answer)
 
     def _renew(self, steps: Sequence[str], environment: Mapping[str, str], directory: str) -> None:
         zygote, interpreter = self._both()
@@ -207,8 +215,15 @@ class Supervisor:
         own = [step for step in steps if step in ("reseed", "hooks")]
         zygote.send({"type": "renew", "steps": own})
         interpreter.link.send(request)
-        _confirm(interpreter.link.wait(("renewed", "failed"), CONFIRM_DEADLINE_S))
-        _confirm(zygote.receive(CONFIRM_DEADLINE_S))
+        self._confirm_both("renewed", CONFIRM_DEADLINE_S)
+
+    def _confirm_both(self, answer: str, deadline_s: float) -> None:
+        """Both answers are taken before either is judged, or the next would get the wrong one."""
+        zygote, interpreter = self._both()
+        said = interpreter.link.wait((answer, "failed"), deadline_s)
+        zygote_said = zygote.receive(deadline_s)
+        _confirm("interpreter", said)
+        _confirm("zygote", zygote_said)
 
     def _both(self) -> tuple[Zygote, InterpreterProcess]:
         zygote, interpreter = self._zygote, self.executions.interpreter
@@ -234,8 +249,7 @@ class Supervisor:
         zygote, interpreter = self._both()
         zygote.send({"type": "quiesce"})
         interpreter.link.send({"type": "quiesce"})
-        _confirm(interpreter.link.wait(("quiesced", "failed"), QUIESCE_DEADLINE_S))
-        _confirm(zygote.receive(QUIESCE_DEADLINE_S))
+        self._confirm_both("quiesced", QUIESCE_DEADLINE_S)
 
     def rehearse_processes(self, steps: Sequence[str]) -> None:
         """`_renew` without a session."""
@@ -248,9 +262,9 @@ class Supervisor:
         self.session.is_open = True
 
 
-def _confirm(answer: Mapping[str, object]) -> None:
+def _confirm(process: str, answer: Mapping[str, object]) -> None:
     if answer.get("type") == "failed":
-        raise LinkError(str(answer.get("message")))
+        raise HookError(f"{process}: {answer.get('message')}")
 
 
 def _refuse_open_gate(_stream: Stream, _params: JsonObject) -> Handler:

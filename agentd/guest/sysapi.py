@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import platform
+import socket
+import struct
 
 PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
 MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND = 2, 4, 8, 4096
 REBOOT_POWER_OFF = 0x4321FEDC
+
+# include/uapi/linux/sockios.h, if.h
+_SIOCSIFFLAGS = 0x8914
+_IFF_UP = 1
 
 _FINIT_MODULE = {"x86_64": 313, "aarch64": 273}
 
@@ -51,6 +58,13 @@ def set_fs_ids(uid: int, gid: int) -> None:
     """setfsgid(2), setfsuid(2): check file access as another user; these calls cannot fail."""
     _libc.setfsgid(gid)
     _libc.setfsuid(uid)
+
+
+def bring_up_loopback() -> None:
+    """netdevice(7): set IFF_UP of `lo`. Raises OSError, also where the kernel has no network."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        request = struct.pack("16sH14x", b"lo", _IFF_UP)
+        fcntl.ioctl(sock, _SIOCSIFFLAGS, request)
 
 
 def power_off() -> None:

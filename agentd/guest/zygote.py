@@ -10,14 +10,20 @@ import socket
 import sys
 import threading
 import traceback
+from contextlib import suppress
 from typing import NoReturn
 
 from agentd.guest import interpreter, snapshot_restore_py, wire
+from agentd.guest.hooks import explain
 from agentd.guest.settings import Settings
 from agentd.guest.wire import JsonObject
 
 _MESSAGE_MAX_BYTES = 65536
 _SPAWN_FDS = 3
+
+
+class LeftOpenError(Exception):
+    """A preloaded module holds a descriptor that interpreters cannot have."""
 
 
 def run(sock: socket.socket, settings: Settings) -> NoReturn:
@@ -53,10 +59,33 @@ def _preload(names: tuple[str, ...]) -> dict[str, str]:
     failed: dict[str, str] = {}
     for name in names:
         try:
-            importlib.import_module(name)
+            _import(name)
         except Exception as exc:
-            failed[name] = f"{type(exc).__name__}: {exc}"
+            failed[name] = explain(exc)
     return failed
+
+
+def _import(name: str) -> None:
+    """Import a module that leaves no descriptor behind. Raises what it raises, or LeftOpenError.
+
+    One that stayed open would be shared by every interpreter: one offset for all, opened as root.
+    """
+    before = _open_descriptors()
+    importlib.import_module(name)
+    if not _open_descriptors().keys() <= before.keys():
+        gc.collect()
+    left = {fd: what for fd, what in _open_descriptors().items() if fd not in before}
+    if left:
+        listed = ", ".join(f"{fd} ({what})" for fd, what in sorted(left.items()))
+        raise LeftOpenError(f"it leaves open the descriptors {listed}; open them on first use")
+
+
+def _open_descriptors() -> dict[int, str]:
+    found: dict[int, str] = {}
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):  # the listing's own is closed by now
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+    return found
 
 
 def _send(sock: socket.socket, message: JsonObject) -> None:
@@ -72,8 +101,7 @@ def _serve(sock: socket.socket, settings: Settings) -> None:
         if request["type"] == "spawn":
             _spawn(fds, settings)
         elif request["type"] == "quiesce":
-            snapshot_restore_py.run_before_snapshot()
-            _send(sock, {"type": "quiesced"})
+            _send(sock, interpreter.quiesce())
         elif request["type"] == "inspect":
             threads = [thread.name for thread in threading.enumerate()][1:]
             _send(sock, {"type": "inspected", "threads": threads})

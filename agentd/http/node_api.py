@@ -15,7 +15,7 @@ from agentd.engine.usage import measure_all, own_rss_bytes
 from agentd.errors import ErrorCode, UsageError
 from agentd.http.codec import read_body, reply
 from agentd.http.routes import Route
-from agentd.http.views import view_template
+from agentd.http.views import view_template, view_verification
 from agentd.metrics import CONTENT_TYPE, Metrics
 from agentd.settings import Settings
 from agentd.wire import api
@@ -47,6 +47,8 @@ class NodeApi:
             Route("GET", "/v1/templates", "Every template", self.list, None, api.Templates),
             Route("GET", one, "One template", self.show, None, api.Template),
             Route("DELETE", one, "Remove a template", self.delete, status=204),
+            Route("POST", f"{one}/verify", "Check every byte of a template on disk", self.verify,
+                  None, api.Verification),
         ]  # fmt: skip
 
     # -- templates --------------------------------------------------------------------------
@@ -79,6 +81,13 @@ class NodeApi:
         await self._engine.templates.remove(name)
         await self._engine.parking.drop(name)
         return web.Response(status=204)
+
+    async def verify(self, request: web.Request) -> web.StreamResponse:
+        """Read a template from disk; takes seconds for each GiB."""
+        begun_s = time.monotonic()
+        checked = await self._engine.templates.verify(request.match_info["name"])
+        duration_s = round(time.monotonic() - begun_s, 3)
+        return reply(200, view_verification(checked, duration_s))
 
     def _view(self, template: Template) -> api.Template:
         return view_template(template, self._engine.sessions.count(template.name))

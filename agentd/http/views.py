@@ -5,6 +5,7 @@ from __future__ import annotations
 from agentd.engine.session import Session
 from agentd.engine.template import Template, rfc3339
 from agentd.http.codec import error_body
+from agentd.store.load import Verified
 from agentd.wire import api
 
 
@@ -23,6 +24,21 @@ def view_template(template: Template, sessions: int) -> api.Template:
         sessions=sessions,
         stages_ms=dict(template.stages_ms),
         error=None if template.error is None else error_body(template.error),
+    )
+
+
+def view_verification(checked: Verified, duration_s: float) -> api.Verification:
+    """What was checked, for callers."""
+    manifest = checked.manifest
+    return api.Verification(
+        name=manifest.name,
+        template_id=manifest.template_id,
+        sha256=checked.sha256,
+        has_record=checked.is_recorded,
+        memory_bytes=manifest.memory.size_bytes,
+        data_bytes=manifest.memory.data_bytes,
+        device_state_bytes=manifest.device_state.size_bytes,
+        duration_s=duration_s,
     )
 
 

@@ -22,13 +22,14 @@ from agentd.errors import ConfigError, ErrorCode, SnapStartError, TransientError
 from agentd.image.manifest import PackageRecord
 
 # Init systems, boot tools and package managers; what Debian ships for a human at a terminal; and
-# libraries behind one forgotten module each (libnsl2, libtirpc3: nis, removed from Python in 3.13).
+# libraries behind one forgotten module each (libnsl2, libtirpc3: nis, removed from Python in 3.13;
+# libdb5.3: dbm.ndbm, in whose place dbm takes dbm.dumb).
 ASSUMED: Final = (
     *("adduser", "cdebconf", "debconf", "debianutils", "dpkg", "install-info", "passwd", "ucf"),
     *("init-system-helpers", "lsb-base", "systemd", "systemd-sysv", "sysvinit-utils", "udev"),
     *("initramfs-tools", "initramfs-tools-core", "kmod", "linux-base"),
-    *("gcc-12-base", "libnsl2", "libtirpc3", "mawk", "media-types", "python3-pkg-resources"),
-    *("python3.11", "readline-common", "sensible-utils"),
+    *("gcc-12-base", "libdb5.3", "libnsl2", "libtirpc3", "mawk", "media-types"),
+    *("python3-pkg-resources", "python3.11", "readline-common", "sensible-utils"),
 )
 DOWNLOAD_TIMEOUT_S: Final = 1800.0
 _QUERY_TIMEOUT_S: Final = 120.0

@@ -8,11 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
+from agentd import __version__
 from agentd.errors import ConfigError, ErrorCode
 from agentd.image.tree import Tree, char_device, directory, file, link
 
 RUNTIME_ROOT: Final = "usr/lib/snapstart"
 SETTINGS_DIR: Final = "etc/snapstart"
+SETTINGS_FILE: Final = f"{SETTINGS_DIR}/runtime.json"
 _MERGED_USR: Final = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")
 _USER_ID: Final = 1000
 _PASSWD: Final = """\
@@ -117,8 +121,7 @@ def add_runtime(
     for path, source in runtime.items():
         tree.add(f"{RUNTIME_ROOT}/agentd/guest/{path}", file(source))
     tree.add("init", file(_INIT.format(python=python, root=RUNTIME_ROOT).encode(), 0o755))
-    settings = json.dumps({"preload": list(preload)}, sort_keys=True)
-    tree.add(f"{SETTINGS_DIR}/runtime.json", file(f"{settings}\n".encode()))
+    add_settings(tree, preload)
     for path in ("dev", "proc", "run", "sys"):
         tree.add(path, directory())
     tree.add("tmp", directory(0o1777))
@@ -126,6 +129,24 @@ def add_runtime(
     # The kernel opens the console for PID 1 before anything can mount a devtmpfs.
     tree.add("dev/console", char_device(5, 1, 0o600))
     tree.add("dev/null", char_device(1, 3, 0o666))
+
+
+def add_settings(tree: Tree, preload: Sequence[str]) -> None:
+    """Write the runtime's settings over those that the tree brings; it keeps what is not ours.
+
+    Raises: ConfigError if the tree's own settings are not a JSON object.
+    """
+    own = tree.get(SETTINGS_FILE)
+    try:
+        settings = {} if own is None else msgspec.json.decode(own.data, type=dict[str, object])
+    except msgspec.MsgspecError as exc:
+        raise ConfigError(
+            ErrorCode.IMAGE_INVALID,
+            f"reading {SETTINGS_FILE!r} of the guest's files: {exc}",
+            hint="make it a JSON object, or remove it",
+        ) from exc
+    settings |= {"preload": list(preload), "version": __version__}
+    tree.add(SETTINGS_FILE, file(f"{json.dumps(settings, sort_keys=True)}\n".encode()))
 
 
 def add_modules(tree: Tree, modules: Mapping[str, bytes]) -> None:

@@ -35,7 +35,8 @@ DEFAULT_MODULES: Final = (
 DEFAULT_CMDLINE: Final = (
     "console=ttyS0",
     "quiet",
-    "loglevel=0",
+    # A kernel panic, and nothing else, is worth a line on the console.
+    "loglevel=1",
     "panic=-1",
     "rdinit=/init",
     "mitigations=off",

@@ -8,6 +8,7 @@ from typing import Final
 _DROPPED_TREES: Final = (
     "boot",
     "usr/include",
+    "usr/share/common-licenses",
     "usr/share/applications",
     "usr/share/bash-completion",
     "usr/share/bug",
@@ -35,6 +36,9 @@ _DROPPED: Final = re.compile(
       .*\.(a|la|pyi)
     | usr/lib/[^/]+/gconv                                # iconv(3) only: Python has its own codecs
     | usr/lib/python3[^/]*/(idlelib|ensurepip|turtledemo|lib2to3|pydoc_data)
+    | usr/lib/python3\.\d+/(tkinter|turtle\.py)          # no display
+    | usr/lib/python3\.\d+/lib-dynload/(_test|_xxtest|xxlimited).*
+    | usr/lib/python3/dist-packages/numpy/(f2py|core/include)  # no compiler
     | usr/lib/python3[^/]*/(.*/)?tests                   # test suites of distributions
     | usr/lib/python3\.\d+/(.*/)?test                    # and of the standard library
     | usr/lib/python3\.\d+/dist-packages/numpy           # Debian's second copy, never imported

@@ -1,13 +1,15 @@
 """Give each machine a control group where the host has version 2.
 
-The group makes the machine countable and lets the kernel end everything in it at once
-(Documentation/admin-guide/cgroup-v2.rst, "cgroup.kill"). Groups hang below the group that the
-daemon itself runs in, so that a service manager keeps the whole tree.
+The group shows what a machine uses, apart from all others
+(Documentation/admin-guide/cgroup-v2.rst, "cpu.stat"). No limit is written to it: controllers cannot
+be enabled for the children of a group that has processes of its own, as the daemon's has. Groups
+hang below that one, so that a service manager keeps the whole tree.
 """
 
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,25 +32,33 @@ def parse_own_cgroup(text: str) -> str | None:
 
 @dataclass(frozen=True)
 class CgroupTree:
-    """The directory under which machines get their groups; None where that is impossible."""
+    """The directory under which machines get their groups; None where that is impossible.
+
+    installation: whose machines; those of others on this host are left alone.
+    """
 
     root: Path | None
+    installation: str = ""
 
     @classmethod
-    def find(cls, proc: Path = Path("/proc")) -> CgroupTree:
+    def find(cls, installation: str, proc: Path = Path("/proc")) -> CgroupTree:
         """Find our own group; a host without version 2, or without permission, gives None."""
         mount = parse_cgroup2_mount((proc / "mounts").read_text())
         own = parse_own_cgroup((proc / "self/cgroup").read_text())
         if mount is None or own is None:
-            return cls(None)
+            return cls(None, installation)
         root = mount / own.lstrip("/")
-        return cls(root if os.access(root, os.W_OK) else None)
+        return cls(root if os.access(root, os.W_OK) else None, installation)
+
+    @property
+    def _prefix(self) -> str:
+        return f"snapstart-{self.installation}-"
 
     def create(self, vm_id: str) -> int:
         """Make a machine's group; returns a directory fd owned by the caller, or -1."""
         if self.root is None:
             return -1
-        path = self.root / f"snapstart-{vm_id}"
+        path = self.root / f"{self._prefix}{vm_id}"
         try:
             path.mkdir(exist_ok=True)
             return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -60,11 +70,19 @@ class CgroupTree:
         """Remove a machine's group once its processes are gone. Idempotent."""
         if self.root is not None:
             with contextlib.suppress(OSError):
-                (self.root / f"snapstart-{vm_id}").rmdir()
+                (self.root / f"{self._prefix}{vm_id}").rmdir()
 
     def list_ids(self) -> list[str]:
-        """The machines that still have a group."""
+        """The machines of this installation that still have a group."""
         if self.root is None:
             return []
-        prefix = "snapstart-"
-        return [path.name.removeprefix(prefix) for path in self.root.glob(f"{prefix}*")]
+        found = self.root.glob(f"{glob.escape(self._prefix)}*")
+        return [path.name.removeprefix(self._prefix) for path in found]
+
+    def remove_empty(self) -> None:
+        """Remove every group without a process; rmdir(2) refuses the others.
+
+        No machine may be starting: its group is made before its process.
+        """
+        for vm_id in self.list_ids():
+            self.remove(vm_id)

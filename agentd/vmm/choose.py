@@ -11,7 +11,7 @@ from typing import Final
 from agentd.errors import ConfigError, ErrorCode
 from agentd.vmm.cgroup import CgroupTree
 from agentd.vmm.host import HostFacts, probe_qemu_version, read_host_facts
-from agentd.vmm.qemu import Qemu, QemuSettings
+from agentd.vmm.qemu import DEFAULT_STARTS, Qemu, QemuSettings
 from agentd.vmm.qemu_argv import KVM, TCG, Accelerator
 
 # systemd's UIDS-GIDS leaves 1,879,048,192 to 2,147,483,647 unused. A machine's id picks one of 200
@@ -80,13 +80,21 @@ def find_binary(name: str) -> str:
 
 
 def open_qemu(
-    *, binary: str, accel: str, uid_base: int, installation: str, vms_dir: Path, euid: int
+    *,
+    binary: str,
+    accel: str,
+    uid_base: int,
+    installation: str,
+    vms_dir: Path,
+    euid: int,
+    starts: int = DEFAULT_STARTS,
 ) -> Qemu:
-    """The QEMU of this node, ready to start machines.
+    """The QEMU of this node, ready to start machines; the owner must `close` it.
 
     Groups of machines that a predecessor left, dead by now, are removed.
     Args: binary: name or path. accel: auto, kvm or tcg. uid_base: first uid for machines.
     installation: marks our processes. vms_dir: holds each machine's run directory.
+    starts: most machines that start at the same moment.
     Raises: ConfigError when QEMU is missing or what is demanded cannot be.
     """
     path = find_binary(binary)
@@ -102,15 +110,6 @@ def open_qemu(
         vms_dir=vms_dir,
         user_of=choose_user(uid_base, host, euid, accelerator),
     )
-    cgroups = CgroupTree.find()
-    _remove_left_groups(cgroups, vms_dir)
-    return Qemu(settings, cgroups)
-
-
-def _remove_left_groups(cgroups: CgroupTree, vms_dir: Path) -> None:
-    """Remove the groups of machines that ended while no daemon ran; the others are not empty.
-
-    A group is made after the run directory and removed before it, so none is overlooked.
-    """
-    for path in vms_dir.glob("*"):
-        cgroups.remove(path.name)
+    cgroups = CgroupTree.find(installation)
+    cgroups.remove_empty()
+    return Qemu(settings, cgroups, starts)

@@ -11,6 +11,7 @@ from agentd.errors import ErrorCode, SnapStartError, TransientError
 from agentd.vmm.machine import LOG_FILE
 
 _TAIL_BYTES: Final = 2048
+_CONSOLE_CHARS: Final = 2000  # a panic with its call trace
 # How QEMU words a failed allocation of guest RAM or of its own memory.
 _NO_MEMORY: Final = ("Cannot allocate memory", "cannot set up guest memory", "out of memory")
 
@@ -29,6 +30,12 @@ def read_log_tail(run_dir: Path) -> str:
 def describe_failure(message: str, what: str, log: str) -> str:
     """What was attempted, what came back, QEMU's own words."""
     return f"{what}: {message}; QEMU said: {log}" if log else f"{what}: {message}"
+
+
+def add_console(message: str, console: str) -> str:
+    """A failure with the last text of a guest's console."""
+    said = console.strip()[-_CONSOLE_CHARS:]
+    return f"{message}; its console said last: {said!r}" if said else message
 
 
 def is_out_of_memory(log: str) -> bool:

@@ -33,11 +33,36 @@ class Booted:
     shape: Shape
 
 
+class ConsoleLog:
+    """What a guest wrote to its console from its boot on, kept beyond the end of its machine.
+
+    A memfd: QEMU writes it through a descriptor, and needs no path that its user could reach. It
+    ends where RLIMIT_FSIZE does. `close` gives it back.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def tail(self) -> str:
+        """The last text in it, at most 4 KiB; empty after `close`."""
+        if self._fd < 0:
+            return ""
+        start = max(0, os.fstat(self._fd).st_size - _CONSOLE_CHARS)
+        return os.pread(self._fd, _CONSOLE_CHARS, start).decode(errors="replace")
+
+    def close(self) -> None:
+        """Give the memory back. Idempotent."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
 class Machine:
     """One running machine. Implements `agentd.vmm.vmm.Vm`.
 
     Args: record: how to find it. pidfd: owned from now on. is_child: whether we must reap it.
     cgroups: where its control group is. booted: what a checkpoint needs; None for a fork.
+    console: of a machine that was booted; owned from now on. has_network_device: see `Vm`.
     """
 
     def __init__(
@@ -48,8 +73,12 @@ class Machine:
         is_child: bool,
         cgroups: CgroupTree,
         booted: Booted | None = None,
+        console: ConsoleLog | None = None,
+        has_network_device: bool = False,
     ) -> None:
         self._booted = booted
+        self._log = console
+        self.has_network_device = has_network_device
         self._cgroups = cgroups
         self._record = record
         self._pidfd = pidfd
@@ -134,7 +163,7 @@ class Machine:
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
             cancelled = await self._outlast()
         if self._ended is not None:
-            self._close_memory()
+            self._close_files()
             self._cgroups.remove(self._record.vm_id)
             shutil.rmtree(self._record.run_dir, ignore_errors=True)
         if cancelled:
@@ -152,21 +181,25 @@ class Machine:
 
     def release(self) -> None:
         """Let the process live on for a successor; who waits hears "released". Idempotent."""
-        self._close_memory()
+        self._close_files()
         self._drop_pidfd(_RELEASED)
 
-    def _close_memory(self) -> None:
+    def _close_files(self) -> None:
+        if self._log is not None:
+            self._log.close()
         if self._booted is not None:
             os.close(self.take_memory().memory_fd)
 
     async def console_tail(self, *, deadline_s: float) -> str:
         """The last text on the guest's console; what was seen so far when the monitor is mute.
 
-        The monitor gives each byte once, so what it gave is kept here.
+        The monitor gives each byte once, so what it gave is kept here. What it no longer gives, as
+        after its end, is read from the log if there is one.
         """
         text = await read_console(self._record.run_dir / QMP_SOCKET, deadline_s=deadline_s)
         self._console = (self._console + text)[-_CONSOLE_CHARS:]
-        return self._console
+        logged = "" if text or self._log is None else self._log.tail()
+        return logged or self._console
 
     def __del__(self) -> None:
         if self._pidfd >= 0:

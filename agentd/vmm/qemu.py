@@ -6,12 +6,19 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from agentd import native
-from agentd.errors import ErrorCode, InvariantError, PeerError, PermanentError
+from agentd.errors import (
+    ErrorCode,
+    InvariantError,
+    PeerError,
+    PermanentError,
+    SnapStartError,
+)
 from agentd.store.compatibility import classify_compatibility
 from agentd.store.failures import WRITING, translated
 from agentd.store.loaded import LoadedTemplate
@@ -19,16 +26,21 @@ from agentd.store.memfd import check_sealed, create_memfd, seal_memfd
 from agentd.units import MIB
 from agentd.vmm import qemu_argv
 from agentd.vmm.cgroup import CgroupTree
-from agentd.vmm.explain import explain
+from agentd.vmm.explain import add_console, explain
 from agentd.vmm.find import Finder, open_recorded, read_start_ticks
 from agentd.vmm.launch import Launch
-from agentd.vmm.machine import QMP_SOCKET, Booted, Machine
+from agentd.vmm.machine import QMP_SOCKET, Booted, ConsoleLog, Machine
 from agentd.vmm.vmm import BootSpec, Checkpoint, Connected, ForkSpec, Started, Vm, VmRecord
 from agentd.wire.manifest import Machine as Shape
 from agentd.wire.manifest import VmmFacts
 
-# What QEMU may write to files: its log, the device state. RAM is a mapping, not a file write.
+# What QEMU may write to one file: its log, the device state. RAM is a mapping, not a file write.
 _MAX_FILE_BYTES: Final = 16 * MIB
+# Of a machine that boots, because its console is written too; the device state takes under 1 MiB.
+_MAX_BOOT_FILE_BYTES: Final = 4 * MIB
+DEFAULT_STARTS: Final = 4
+# Threads beyond one for each start: a build takes one for its spawn, one for its checkpoint.
+_BUILD_THREADS: Final = 2
 _NS_PER_MS: Final = 1e6
 
 
@@ -52,11 +64,18 @@ class QemuSettings:
 
 
 class Qemu:
-    """The QEMU of this node. Implements `agentd.vmm.vmm.Vmm`."""
+    """The QEMU of this node. Implements `agentd.vmm.vmm.Vmm`.
 
-    def __init__(self, settings: QemuSettings, cgroups: CgroupTree) -> None:
+    Starts block threads of their own for as long as they take, so that they do not keep what ends
+    machines from the event loop's. starts: most machines that start at the same moment.
+    """
+
+    def __init__(
+        self, settings: QemuSettings, cgroups: CgroupTree, starts: int = DEFAULT_STARTS
+    ) -> None:
         self._settings = settings
         self._cgroups = cgroups
+        self._pool = ThreadPoolExecutor(starts + _BUILD_THREADS, thread_name_prefix="vmm")
 
     def __repr__(self) -> str:
         return f"<Qemu {self._settings.version} {self._settings.accelerator.name}>"
@@ -77,22 +96,26 @@ class Qemu:
 
     # -- starting -------------------------------------------------------------------------
 
-    async def boot(self, spec: BootSpec, *, deadline_s: float) -> Machine:
+    async def boot(self, spec: BootSpec) -> Machine:
         """Start a machine from an image; returns as soon as the process runs."""
         with self._open(spec.vm_id, spec.run_dir) as launch:
-            request, memory_fd = self._boot_request(launch, spec)
+            request, boot = self._boot_request(launch, spec)
             process = await native.run(
-                lambda _cancel: native.spawn(request), discard=native.discard_process
+                lambda _cancel: native.spawn(request),
+                discard=native.discard_process,
+                pool=self._pool,
             )
-            launch.keep(memory_fd)
-        booted = Booted(memory_fd, spec.machine)
-        return self._machine(spec.vm_id, spec.run_dir, process, booted)
+            launch.keep(boot.memory_fd)
+            launch.keep(boot.console_fd)
+        return self._machine(
+            spec.vm_id, spec.run_dir, process, boot, Booted(boot.memory_fd, spec.machine)
+        )
 
     async def boot_session(self, spec: BootSpec, prepare: bytes, *, deadline_s: float) -> Started:
         """Boot a machine cold, inject its identity, wait until it has started."""
         with self._open(spec.vm_id, spec.run_dir) as launch:
-            request, _ = self._boot_request(launch, spec)
-            return await self._start(launch, request, prepare, deadline_s, is_boot=True)
+            request, boot = self._boot_request(launch, spec)
+            return await self._start(launch, request, prepare, deadline_s, boot)
 
     async def fork(self, template: LoadedTemplate, spec: ForkSpec, *, deadline_s: float) -> Started:
         """Start a copy-on-write copy of a template with an identity of its own."""
@@ -104,7 +127,7 @@ class Qemu:
             launch.inherit_reopened(template.state_fd, qemu_argv.STATE_FD)
             argv = qemu_argv.fork_argv(shape, self._settings.accelerator, self._name(spec.vm_id))
             request = self._request(launch, argv)
-            return await self._start(launch, request, spec.prepare, deadline_s, is_boot=False)
+            return await self._start(launch, request, spec.prepare, deadline_s, None)
 
     def _require_compatible(self, template: LoadedTemplate) -> None:
         manifest = template.manifest
@@ -137,18 +160,23 @@ class Qemu:
             finally:
                 launch.close()
 
-    def _boot_request(self, launch: Launch, spec: BootSpec) -> tuple[native.SpawnRequest, int]:
+    def _boot_request(self, launch: Launch, spec: BootSpec) -> tuple[native.SpawnRequest, _Boot]:
         memory_fd = launch.own(create_memfd(spec.vm_id))
         os.ftruncate(memory_fd, spec.machine.memory_mib * MIB)
         launch.inherit(memory_fd, qemu_argv.MEMORY_FD)
+        console_fd = launch.own(create_memfd(f"{spec.vm_id}-console"))
+        launch.inherit(console_fd, qemu_argv.CONSOLE_FD)
         launch.inherit_file(spec.kernel, qemu_argv.KERNEL_FD)
         launch.inherit_file(spec.initrd, qemu_argv.INITRD_FD)
         argv = qemu_argv.boot_argv(
             spec.machine, self._settings.accelerator, self._name(spec.vm_id), spec.cmdline
         )
-        return self._request(launch, argv), memory_fd
+        request = self._request(launch, argv, _MAX_BOOT_FILE_BYTES)
+        return request, _Boot(memory_fd, console_fd, qemu_argv.has_network_device(argv))
 
-    def _request(self, launch: Launch, argv: tuple[str, ...]) -> native.SpawnRequest:
+    def _request(
+        self, launch: Launch, argv: tuple[str, ...], max_file_bytes: int = _MAX_FILE_BYTES
+    ) -> native.SpawnRequest:
         return native.SpawnRequest(
             executable=self._settings.binary,
             argv=(self._settings.binary, *argv),
@@ -156,7 +184,7 @@ class Qemu:
             fds=launch.inherited,
             output_fd=launch.log_fd,
             cgroup_fd=launch.cgroup_fd,
-            max_file_bytes=_MAX_FILE_BYTES,
+            max_file_bytes=max_file_bytes,
             user=self._settings.user_of(launch.vm_id),
         )
 
@@ -166,10 +194,9 @@ class Qemu:
         spawn: native.SpawnRequest,
         prepare: bytes,
         deadline_s: float,
-        *,
-        is_boot: bool,
+        boot: _Boot | None,
     ) -> Started:
-        script = b"" if is_boot else qemu_argv.fork_qmp_script()
+        script = qemu_argv.fork_qmp_script() if boot is None else b""
         request = native.ForkRequest(
             spawn=spawn,
             qmp_fd=launch.qmp.fileno(),
@@ -179,14 +206,17 @@ class Qemu:
             prepare=prepare,
         )
         deadline_ns = native.deadline_after(deadline_s)
-        with explain(launch.run_dir, f"starting machine {launch.vm_id}"):
+        with _with_console(boot), explain(launch.run_dir, f"starting machine {launch.vm_id}"):
             result = await native.run(
                 lambda cancel_fd: native.fork(
                     request, deadline_ns=deadline_ns, cancel_fd=cancel_fd
                 ),
                 discard=native.discard_fork,
+                pool=self._pool,
             )
-        machine = self._machine(launch.vm_id, launch.run_dir, result.process)
+        if boot is not None:
+            launch.keep(boot.console_fd)
+        machine = self._machine(launch.vm_id, launch.run_dir, result.process, boot)
         return Started(machine, self._connected(launch, result), _stages_ms(result.times))
 
     @staticmethod
@@ -199,11 +229,23 @@ class Qemu:
         )
 
     def _machine(
-        self, vm_id: str, run_dir: Path, process: native.Process, booted: Booted | None = None
+        self,
+        vm_id: str,
+        run_dir: Path,
+        process: native.Process,
+        boot: _Boot | None,
+        booted: Booted | None = None,
     ) -> Machine:
         ticks = read_start_ticks(process.pid) or 0
-        record = VmRecord(vm_id, run_dir, process.pid, ticks)
-        return Machine(record, process.pidfd, is_child=True, cgroups=self._cgroups, booted=booted)
+        return Machine(
+            VmRecord(vm_id, run_dir, process.pid, ticks),
+            process.pidfd,
+            is_child=True,
+            cgroups=self._cgroups,
+            booted=booted,
+            console=None if boot is None else ConsoleLog(boot.console_fd),
+            has_network_device=boot is not None and boot.has_network_device,
+        )
 
     # -- freezing -------------------------------------------------------------------------
 
@@ -235,8 +277,9 @@ class Qemu:
         facts = self.facts(booted.shape)
         return Checkpoint(booted.memory_fd, state_fd, facts, _checkpoint_ms(times))
 
-    @staticmethod
-    async def _save(record: VmRecord, state_fd: int, deadline_s: float) -> native.CheckpointTimes:
+    async def _save(
+        self, record: VmRecord, state_fd: int, deadline_s: float
+    ) -> native.CheckpointTimes:
         deadline_ns = native.deadline_after(deadline_s)
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as qmp:
             qmp.setblocking(False)  # of connect: a full backlog must not stop the event loop
@@ -251,7 +294,8 @@ class Qemu:
                     is_negotiated=False,
                     deadline_ns=deadline_ns,
                     cancel_fd=cancel_fd,
-                )
+                ),
+                pool=self._pool,
             )
         return result.times
 
@@ -261,7 +305,7 @@ class Qemu:
         """Take over a machine of an earlier daemon; None when that process is gone."""
         pidfd = open_recorded(record)
         if pidfd is None:
-            self._cgroups.remove(record.vm_id)
+            self.forget(record.vm_id)
             return None
         return Machine(record, pidfd, is_child=False, cgroups=self._cgroups)
 
@@ -269,6 +313,35 @@ class Qemu:
         """Every machine of this installation that runs on the host, journaled or not."""
         settings = self._settings
         return Finder(settings.installation, settings.vms_dir, settings.user_of).find_all()
+
+    def forget(self, vm_id: str) -> None:
+        """Remove the control group of a machine that no longer runs. Idempotent."""
+        self._cgroups.remove(vm_id)
+
+    def close(self) -> None:
+        """End the threads. Idempotent."""
+        self._pool.shutdown()
+
+
+@dataclass(frozen=True)
+class _Boot:
+    """What a machine that boots has and a fork has not; both descriptors belong to its launch."""
+
+    memory_fd: int
+    console_fd: int
+    has_network_device: bool
+
+
+@contextlib.contextmanager
+def _with_console(boot: _Boot | None) -> Iterator[None]:
+    """Let failures of a boot say what the guest wrote to its console last."""
+    try:
+        yield
+    except SnapStartError as exc:
+        said = "" if boot is None else ConsoleLog(boot.console_fd).tail()
+        exc.message = add_console(exc.message, said)
+        exc.args = (exc.message,)
+        raise
 
 
 def _stages_ms(times: native.ForkTimes) -> Mapping[str, float]:

@@ -8,7 +8,9 @@ is private to one machine: sockets, memory, kernel, marker.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 from agentd.wire.manifest import Machine
@@ -20,10 +22,15 @@ MEMORY_FD: Final = 12
 STATE_FD: Final = 13
 KERNEL_FD: Final = 14
 INITRD_FD: Final = 15
+CONSOLE_FD: Final = 16
 
 MACHINE_TYPE: Final = "pc-i440fx-7.2"
 CHANNEL_NAME: Final = "org.snapstart.channel.0"
 MARKER_PREFIX: Final = "snapstart"
+_CONSOLE: Final = "ringbuf,id=console,size=65536"
+# Where the guest's console is kept beside its ring buffer, which ends with the machine.
+_CONSOLE_LOG: Final = f"logfile=/proc/self/fd/{CONSOLE_FD},logappend=on"
+_NETWORK_OPTIONS: Final = frozenset({"-net", "-netdev", "-nic"})
 # Becomes the name of a directory that is removed: never a path.
 _VM_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
@@ -56,12 +63,29 @@ def parse_marker(argument: str, installation: str) -> str | None:
 
 def device_argv(machine: Machine, accelerator: Accelerator) -> tuple[str, ...]:
     """The arguments that shape the guest-visible machine."""
+    return _devices(machine, accelerator, _CONSOLE)
+
+
+def has_network_device(argv: Sequence[str]) -> bool:
+    """True when a command line gives its machine a network device.
+
+    Without -nodefaults QEMU adds one by itself (qemu(1), "-nic").
+    """
+    models = [value for option, value in pairwise(argv) if option == "-device"]
+    return (
+        "-nodefaults" not in argv
+        or not _NETWORK_OPTIONS.isdisjoint(argv)
+        or any("net" in model.partition(",")[0] or ",netdev=" in model for model in models)
+    )
+
+
+def _devices(machine: Machine, accelerator: Accelerator, console: str) -> tuple[str, ...]:
     return (
         *("-cpu", accelerator.cpu),
         *("-m", str(machine.memory_mib)),
         *("-smp", str(machine.vcpus)),
         *("-nodefaults", "-no-user-config", "-display", "none", "-vga", "none"),
-        *("-chardev", "ringbuf,id=console,size=65536", "-serial", "chardev:console"),
+        *("-chardev", console, "-serial", "chardev:console"),
         *("-device", "virtio-serial-pci"),
         *("-device", f"virtserialport,chardev=channel,name={CHANNEL_NAME}"),
     )
@@ -91,11 +115,11 @@ def boot_argv(
     """Boot a guest image; `checkpoint` can keep its memory.
 
     store-global-state=off: the stream must not say that the source was paused, else every fork
-    stays paused until it is told to go on.
+    stays paused until it is told to go on. The console's log is no part of what the guest sees.
     """
     return (
         *_private_argv(machine, accelerator, name, share=True),
-        *device_argv(machine, accelerator),
+        *_devices(machine, accelerator, f"{_CONSOLE},{_CONSOLE_LOG}"),
         *("-kernel", f"/proc/self/fd/{KERNEL_FD}", "-initrd", f"/proc/self/fd/{INITRD_FD}"),
         *("-append", cmdline),
         *("-global", "migration.store-global-state=off"),

@@ -88,6 +88,10 @@ class Vm(Protocol):
     def is_running(self) -> bool:
         """False once the process is known to have ended."""
 
+    @property
+    def has_network_device(self) -> bool:
+        """True when this daemon gave the machine one."""
+
     async def wait(self) -> str:
         """Wait for the machine's end; returns how it ended in words, "released" after `release`.
 
@@ -122,10 +126,11 @@ class Vmm(Protocol):
     def facts(self, machine: Machine) -> VmmFacts:
         """What templates of this monitor depend on."""
 
-    async def boot(self, spec: BootSpec, *, deadline_s: float) -> Vm:
+    async def boot(self, spec: BootSpec) -> Vm:
         """Start a machine from an image with RAM that `checkpoint` can keep.
 
-        Returns as soon as the process runs. Raises: ConfigError, TransientError, PeerError.
+        Returns as soon as the process runs, for which nothing is waited.
+        Raises: ConfigError, TransientError, PeerError.
         Cancellation: kills the machine.
         """
 
@@ -155,3 +160,9 @@ class Vmm(Protocol):
 
     def find_all(self) -> list[VmRecord]:
         """Every machine of this installation that runs on the host, journaled or not."""
+
+    def forget(self, vm_id: str) -> None:
+        """Remove what the host keeps of a machine that no longer runs. Idempotent."""
+
+    def close(self) -> None:
+        """Give back what it holds itself; machines run on. No call may be in progress."""

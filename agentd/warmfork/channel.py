@@ -46,6 +46,7 @@ _READ_BYTES: Final = 256 * KIB
 # while we keep answering it.
 _QUEUED_MAX_BYTES: Final = STREAMS_MAX * CREDIT_BYTES + 16 * MIB
 _PATH_MAX_BYTES: Final = 107  # unix(7): sun_path has 108 with the NUL
+_SILENT: Final = "it takes connections, but the guest does not answer as one"
 _FIRST_PAUSE_S: Final = 0.001
 _LAST_PAUSE_S: Final = 0.02
 
@@ -107,10 +108,11 @@ class GuestChannel:
         if len(os.fsencode(path)) > _PATH_MAX_BYTES:
             # uvloop would cut it and say that there is no such file.
             raise InvariantError(f"socket path {str(path)!r} is over {_PATH_MAX_BYTES} bytes")
-        problem = "nothing was tried"
+        problem = _SILENT
         try:
             async with asyncio.timeout(deadline_s):
                 for pause_s in _pauses():
+                    problem = _SILENT
                     try:
                         return await cls._attempt(path, random_bytes(EPOCH_BYTES))
                     except (FileNotFoundError, ConnectionError, BlockingIOError) as exc:

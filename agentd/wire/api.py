@@ -132,6 +132,23 @@ class Templates(Reply, frozen=True):
     templates: list[Template]
 
 
+class Verification(Reply, frozen=True):
+    """A template on disk was read whole, and is what was sealed.
+
+    sha256: of its memory. has_record: memory.sha256 was there to confirm it. data_bytes: of pages
+    that are not zero.
+    """
+
+    name: str
+    template_id: str
+    sha256: str
+    has_record: bool
+    memory_bytes: int
+    data_bytes: int
+    device_state_bytes: int
+    duration_s: float
+
+
 class Session(Reply, frozen=True):
     """One session; times RFC 3339."""
 
@@ -197,7 +214,10 @@ class Entries(Reply, frozen=True):
 
 
 class Usage(Reply, frozen=True):
-    """What one session's VM uses on the host."""
+    """What one session's VM uses on the host.
+
+    private_bytes: allocated for it alone (`Anonymous` of /proc/PID/smaps_rollup).
+    """
 
     session: str
     rss_bytes: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import json
 import os
 import signal
@@ -123,21 +124,40 @@ async def test_the_death_of_one_machine_harms_no_other_session(tmp_path: Path) -
         await finish(daemon)
 
 
-async def test_a_lost_channel_is_connected_again(tmp_path: Path) -> None:
+async def test_a_request_after_a_lost_channel_waits_for_the_next_one(tmp_path: Path) -> None:
     async with running_daemon(tmp_path) as daemon:
         await daemon.template()
         session = await daemon.session()
+        path = f"/v1/sessions/{session['id']}"
         await daemon.run(session, "x = 7")
-        later = "import asyncio; asyncio.get_running_loop().call_later(0.05, guest.hang_up)"
-        assert (await daemon.run(session, later))["status"] == "ok"
-        path = f"/v1/sessions/{session['id']}/entries"
-        statuses = set[int]()
-        status = 0
-        while status != 200 or 502 not in statuses:
-            status, _ = await daemon.call("GET", path)
-            statuses.add(status)
+        status, body = await daemon.call("POST", f"{path}/execute", {"code": "guest.hang_up()"})
+        assert (status, code_of(body)) == (502, "vmm_failed"), "it was in progress"
+        both = [daemon.call("GET", f"{path}/entries") for _ in range(2)]
+        assert [status for status, _ in await asyncio.gather(*both)] == [200, 200]
         assert (await daemon.run(session, "print(x)"))["stdout"] == "7\n"
         await finish(daemon)
+
+
+async def test_a_request_that_waits_for_a_channel_hears_that_the_session_ended(
+    tmp_path: Path,
+) -> None:
+    async with running_daemon(tmp_path, deadlines={"adopt_s": 0.3}) as daemon:
+        await daemon.template()
+        session = await daemon.session()
+        path = f"/v1/sessions/{session['id']}"
+        later = (
+            "import asyncio, os, signal\n"
+            "later = asyncio.get_running_loop().call_later\n"
+            "later(0.1, guest.hang_up)\n"
+            "later(0.2, os.kill, os.getpid(), signal.SIGSTOP)\n"
+        )
+        await daemon.run(session, later)
+        status = 200
+        while status in (200, 502):  # 502: it was in progress at that moment
+            status, body = await daemon.call("GET", f"{path}/entries")
+        assert (status, code_of(body)) == (410, "session_ended")
+        assert (await daemon.ended(session))["ended_reason"].startswith("guest_broken")
+        assert machines(tmp_path) == []
 
 
 async def test_a_client_that_goes_away_while_its_session_starts_leaves_none(
@@ -317,6 +337,23 @@ async def test_a_contaminated_guest_becomes_no_template_and_says_why(tmp_path: P
         assert (await daemon.template())["state"] == "ready"
 
 
+async def test_a_machine_with_a_network_device_becomes_no_template(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path) as daemon:
+        daemon.vmm.faults = {"network"}
+        template = await daemon.template()
+        assert template["error"]["code"] == "guest_contaminated"
+        assert "the VM has a network device" in template["error"]["message"]
+
+
+async def test_a_guest_that_vanishes_after_it_answered_leaves_its_console(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path) as daemon:
+        daemon.vmm.faults = {"die_at_baseline"}
+        template = await daemon.template()
+        assert (template["stage"], template["error"]["code"]) == ("baseline", "vmm_failed")
+        assert "its console said last: 'fake console'" in template["error"]["message"]
+        assert machines(tmp_path) == []
+
+
 async def test_a_machine_that_dies_while_it_warms_fails_the_build(tmp_path: Path) -> None:
     async with running_daemon(tmp_path) as daemon:
         daemon.vmm.faults = {"die_at_start"}
@@ -345,6 +382,55 @@ async def test_a_template_in_use_is_not_removed(tmp_path: Path) -> None:
         assert (await daemon.call("DELETE", "/v1/templates/py"))[0] == 204
         status, body = await daemon.call("POST", "/v1/sessions", {"template": "py"})
         assert (status, code_of(body)) == (404, "template_not_found")
+
+
+async def has_digest(root: Path) -> None:
+    """Wait until the template's SHA-256 is recorded."""
+
+    async def check() -> bool:
+        return (root / "data/templates/py/memory.sha256").exists()
+
+    await until(check)
+
+
+async def test_the_digest_of_a_template_is_recorded_and_confirmed(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path) as daemon:
+        await daemon.template()
+        await has_digest(tmp_path)
+        recorded = (tmp_path / "data/templates/py/memory.sha256").read_text().split()[0]
+        memory = (tmp_path / "data/templates/py/memory").read_bytes()
+        assert recorded == hashlib.sha256(memory).hexdigest()
+        status, checked = await daemon.call("POST", "/v1/templates/py/verify")
+        assert status == 200
+        assert (checked["name"], checked["sha256"]) == ("py", recorded)
+        assert checked["has_record"] is True
+        assert checked["memory_bytes"] == len(memory) >= checked["data_bytes"] > 0
+
+
+async def test_damage_on_disk_is_found_by_verify_while_loaded_memory_serves_on(
+    tmp_path: Path,
+) -> None:
+    async with running_daemon(tmp_path) as daemon:
+        await daemon.template()
+        await has_digest(tmp_path)
+        memory = tmp_path / "data/templates/py/memory"
+        with memory.open("r+b") as file:
+            file.write(b"XX")
+        status, body = await daemon.call("POST", "/v1/templates/py/verify")
+        assert (status, code_of(body)) == (422, "template_corrupt")
+        assert "changed between offsets 0 and" in body["error"]["message"]
+        assert (await daemon.session())["state"] == "ready"
+        await finish(daemon)
+
+
+async def test_only_a_template_that_is_sealed_can_be_verified(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path) as daemon:
+        status, body = await daemon.call("POST", "/v1/templates/none/verify")
+        assert (status, code_of(body)) == (404, "template_not_found")
+        daemon.vmm.faults = {"hang_at_baseline"}
+        await daemon.build_until("baseline")
+        status, body = await daemon.call("POST", "/v1/templates/py/verify")
+        assert (status, code_of(body)) == (409, "template_not_ready")
 
 
 # -- bad requests -------------------------------------------------------------------------------

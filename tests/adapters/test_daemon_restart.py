@@ -7,11 +7,14 @@ import os
 import signal
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agentd.errors import ConfigError
-from tests.fakes.daemon import RunningDaemon, running_daemon
+from agentd.wire.manifest import VmmFacts
+from tests.fakes.daemon import RunningDaemon, running_daemon, until
+from tests.fakes.vmm import FakeVmm
 
 
 async def finish(daemon: RunningDaemon) -> None:
@@ -89,21 +92,107 @@ async def test_a_build_that_is_stopped_is_reported_as_failed(tmp_path: Path) -> 
         assert (await daemon.call("DELETE", "/v1/templates/py"))[0] == 204
 
 
-async def test_a_damaged_template_is_refused_at_its_first_use(tmp_path: Path) -> None:
+def damage(root: Path) -> None:
+    """Change the memory of a template on disk."""
+    with (root / "data/templates/py/memory").open("r+b") as file:
+        file.write(b"XX")
+
+
+async def has_state(daemon: RunningDaemon, state: str) -> dict[str, Any]:
+    """Wait until the template is in a state; returns it."""
+
+    async def check() -> bool:
+        return bool((await daemon.call("GET", "/v1/templates/py"))[1]["state"] == state)
+
+    await until(check)
+    found: dict[str, Any] = (await daemon.call("GET", "/v1/templates/py"))[1]
+    return found
+
+
+async def recorded(root: Path) -> str:
+    """The SHA-256 of the template, once it is recorded."""
+    path = root / "data/templates/py/memory.sha256"
+
+    async def check() -> bool:
+        return path.exists()
+
+    await until(check)
+    return path.read_text()
+
+
+async def test_a_template_found_damaged_is_listed_as_failed_and_not_read_again(
+    tmp_path: Path,
+) -> None:
     async with running_daemon(tmp_path) as daemon:
         await daemon.template()
-    memory = next((tmp_path / "data/templates/py").glob("mem*"))
-    memory.chmod(stat.S_IRUSR | stat.S_IWUSR)
-    with memory.open("r+b") as file:
-        file.write(b"XX")
+        await recorded(tmp_path)
+    damage(tmp_path)
     async with running_daemon(tmp_path) as daemon:
+        assert (await daemon.call("GET", "/v1/templates/py"))[1]["state"] == "ready"
         status, body = await daemon.call("POST", "/v1/sessions", {"template": "py"})
         assert (status, body["error"]["code"]) == (422, "template_corrupt")
+        (found,) = (await daemon.call("GET", "/v1/templates"))[1]["templates"]
+        assert (found["state"], found["error"]["code"]) == ("failed", "template_corrupt")
+        (tmp_path / "data/templates/py/memory").unlink()
+        status, again = await daemon.call("POST", "/v1/sessions", {"template": "py"})
+        assert status == 422
+        assert body["error"]["message"] in again["error"]["message"], "what was found is kept"
+        status, body = await daemon.call("POST", "/v1/templates/py/verify")
+        assert (status, body["error"]["code"]) == (422, "template_corrupt")
+        assert "memory is missing" in body["error"]["message"]
+        assert (await daemon.call("DELETE", "/v1/templates/py"))[0] == 204
+
+
+async def test_a_template_of_another_monitor_is_listed_as_failed_from_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_daemon(tmp_path) as daemon:
+        await daemon.template()
+        await recorded(tmp_path)
+    other = VmmFacts("fake", "2", "none", "none", "none", (), "none", 0)
+    monkeypatch.setattr(FakeVmm, "facts", lambda _self, _machine: other)
+    async with running_daemon(tmp_path) as daemon:
+        (found,) = (await daemon.call("GET", "/v1/templates"))[1]["templates"]
+        assert (found["state"], found["error"]["code"]) == ("failed", "template_incompatible")
+        assert "monitor version was '1', is '2'" in found["error"]["message"]
+        status, body = await daemon.call("POST", "/v1/sessions", {"template": "py"})
+        assert (status, body["error"]["code"]) == (422, "template_incompatible")
+        assert (await daemon.call("POST", "/v1/templates/py/verify"))[0] == 200, "it is sound"
+    monkeypatch.undo()
+    async with running_daemon(tmp_path) as daemon:
+        assert (await daemon.call("GET", "/v1/templates/py"))[1]["state"] == "ready"
+
+
+async def test_a_digest_that_is_missing_is_recorded_at_the_next_start(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path) as daemon:
+        await daemon.template()
+        first = await recorded(tmp_path)
+    (tmp_path / "data/templates/py/memory.sha256").unlink()
+    async with running_daemon(tmp_path):
+        assert await recorded(tmp_path) == first
+    (tmp_path / "data/templates/py/memory.sha256").unlink()
+    damage(tmp_path)
+    async with running_daemon(tmp_path) as daemon:
+        found = await has_state(daemon, "failed")
+        assert found["error"]["code"] == "template_corrupt"
+        assert not (tmp_path / "data/templates/py/memory.sha256").exists()
+
+
+async def test_what_the_host_keeps_of_a_machine_that_died_meanwhile_is_removed(
+    tmp_path: Path,
+) -> None:
+    async with running_daemon(tmp_path) as daemon:
+        await daemon.template()
+        session = await daemon.session()
+    os.kill(session["pid"], signal.SIGKILL)
+    os.waitpid(session["pid"], 0)  # noqa: ASYNC222 - it was killed
+    async with running_daemon(tmp_path) as daemon:
+        assert session["id"] in daemon.vmm.forgotten
 
 
 async def test_two_daemons_do_not_share_a_data_directory(tmp_path: Path) -> None:
     async with running_daemon(tmp_path) as daemon:
-        with pytest.raises(ConfigError, match="another agentd"):
+        with pytest.raises(ConfigError, match=f"pid {os.getpid()}"):
             async with running_daemon(tmp_path):
                 pass
         assert (await daemon.call("GET", "/v1/health"))[0] == 200

@@ -142,6 +142,7 @@ class FakeLocalApi:
                 web.get("/v1/templates", self._list_templates),
                 web.get("/v1/templates/{name}", self._show_template),
                 web.delete("/v1/templates/{name}", self._delete_template),
+                web.post("/v1/templates/{name}/verify", self._verify_template),
                 web.post("/v1/sessions", self._create_session),
                 web.get("/v1/sessions", self._list_sessions),
                 web.get(one, self._show_session),
@@ -232,6 +233,18 @@ class FakeLocalApi:
         if self.templates.pop(request.match_info["name"], None) is None:
             raise KeyError("template_not_found")
         return web.Response(status=204)
+
+    async def _verify_template(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        if name not in self.templates:
+            raise KeyError("template_not_found")
+        return web.json_response(
+            {
+                "name": name, "template_id": "t1", "sha256": "ab" * 32, "has_record": True,
+                "memory_bytes": 256 << 20, "data_bytes": 50 << 20, "device_state_bytes": 1 << 20,
+                "duration_s": 0.4,
+            }
+        )  # fmt: skip
 
     async def _create_session(self, request: web.Request) -> web.Response:
         wish = await request.json()

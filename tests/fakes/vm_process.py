@@ -38,6 +38,8 @@ class Guest:
         self.interrupted = asyncio.Event()
         self.turn = asyncio.Lock()
         self.hang_up = lambda: None
+        self.write = lambda data: None
+        self.looks = 0
 
     def services(self) -> dict[str, Any]:
         """By name."""
@@ -53,11 +55,13 @@ class Guest:
     def report(self) -> dict[str, Any]:
         """The `status` message."""
         is_dirty = "contaminated" in self.faults
+        self.looks += 1
+        is_restless = "restless" in self.faults and self.looks < 4
         process = {"pid": 1, "ppid": 0, "name": "init", "cmdline": "init", "threads": 1}
         reasons = [{"kind": "socket", "detail": "tcp to somewhere"}] if is_dirty else []
         return {
             "checkpoint": "InterpreterReady",
-            "safeToSnapshot": self.gate == "closed" and not is_dirty,
+            "safeToSnapshot": self.gate == "closed" and not (is_dirty or is_restless),
             "userStateLoaded": self.gate == "open",
             "activeTasks": 0,
             "details": {
@@ -78,6 +82,8 @@ class Guest:
 
     async def checkpoint(self, stream: FakeStream) -> None:
         await stream.read_message()
+        if "die_at_baseline" in self.faults:
+            os._exit(3)
         if "hang_at_baseline" in self.faults:
             await asyncio.Event().wait()
         await self.status(stream)
@@ -177,6 +183,7 @@ async def main(socket: str, prepare: dict[str, Any] | None, faults: frozenset[st
     guest = Guest(prepare, faults)
     async with FakeGuest(Path(socket), guest.services()) as port:
         guest.hang_up = port.hang_up
+        guest.write = port.write
         await asyncio.Event().wait()
 
 

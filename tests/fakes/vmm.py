@@ -28,6 +28,8 @@ _EPOCH = b"fake-vmm-epoch-0"
 class FakeVm:
     """One such process. Implements `agentd.vmm.vmm.Vm`."""
 
+    has_network_device = False
+
     def __init__(self, record: VmRecord) -> None:
         self._record = record
         self._pidfd = os.pidfd_open(record.pid)
@@ -84,13 +86,16 @@ class FakeVmm:
         self._marker = f"fake-vm:{installation}:"
         self._vms_dir = vms_dir
         self.faults: set[str] = set()
+        self.forgotten: list[str] = []
         self.delay_s = 0.0
 
     def facts(self, machine: Machine) -> VmmFacts:
         return VmmFacts("fake", "1", "none", "none", "none", (), "none", 0)
 
-    async def boot(self, spec: BootSpec, *, deadline_s: float) -> FakeVm:
-        return self._spawn(spec.vm_id, spec.run_dir, b"")
+    async def boot(self, spec: BootSpec) -> FakeVm:
+        vm = self._spawn(spec.vm_id, spec.run_dir, b"")
+        vm.has_network_device = "network" in self.faults
+        return vm
 
     async def boot_session(self, spec: BootSpec, prepare: bytes, *, deadline_s: float) -> Started:
         return await self._start(spec.vm_id, spec.run_dir, prepare, deadline_s)
@@ -118,6 +123,12 @@ class FakeVmm:
                     vm_id = argv[2].removeprefix(self._marker)
                     found.append(_record(vm_id, self._vms_dir / vm_id, process.pid))
         return found
+
+    def forget(self, vm_id: str) -> None:
+        self.forgotten.append(vm_id)
+
+    def close(self) -> None:
+        pass
 
     async def _start(self, vm_id: str, run_dir: Path, prepare: bytes, deadline_s: float) -> Started:
         vm = self._spawn(vm_id, run_dir, prepare)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from agentd.errors import ConfigError, ErrorCode
-from agentd.settings import describe, load_settings
+from agentd.settings import Stop, describe, load_settings
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -65,3 +66,12 @@ def test_an_unknown_variable_is_refused() -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.toml"):
         load_settings(tmp_path / "none.toml", {}, uid=0)
+
+
+def test_systemd_waits_longer_than_a_stop_may_take() -> None:
+    """Else it kills the daemon in the middle of what the daemon still may do."""
+    unit = (Path(__file__).parents[2] / "systemd/agentd.service").read_text()
+    found = re.search(r"^TimeoutStopSec=(\d+)s$", unit, re.M)
+    assert found is not None
+    assert int(found[1]) > Stop().longest_s
+    assert f"{Stop().longest_s:g} s" in unit, "the comment says how long that is"

@@ -333,11 +333,22 @@ def test_verify_refuses_forks_that_are_twins(daemon: FakeLocalApi, run: Run) -> 
     daemon.scripts[PROBE] = [{"type": "stdout", "text": json.dumps(said)}, end()]
     result = run("template", "verify", "python", "--json")
     assert result.exit_code == ErrorCode.GUEST_CONTAMINATED.exit_code
-    assert not any(check["is_ok"] for check in one_document(result)["checks"])
+    files, *others = one_document(result)["checks"]
+    assert files["is_ok"]
+    assert "51.0 MiB" in files["detail"]
+    assert not any(check["is_ok"] for check in others)
     assert set(daemon.sessions) == {"s1"}
     daemon.scripts[PROBE] = [{"type": "stdout", "text": "?"}, end()]
     assert run("template", "verify", "python").exit_code == ErrorCode.GUEST_REJECTED.exit_code
     assert set(daemon.sessions) == {"s1"}
+
+
+def test_verify_forks_nothing_when_the_files_are_damaged(daemon: FakeLocalApi, run: Run) -> None:
+    daemon.refusals["POST", "/v1/templates/python/verify"] = Refusal("template_corrupt", 422)
+    result = run("template", "verify", "python", "--json")
+    assert result.exit_code == ErrorCode.TEMPLATE_CORRUPT.exit_code
+    assert one_document(result)["error"]["code"] == "template_corrupt"
+    assert not daemon.bodies, "no session was asked for"
 
 
 # -- as processes --------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,9 @@ def opened(start_runtime: StartRuntime) -> Runtime:
     return start_runtime(is_gated=False)
 
 
-def put(runtime: Runtime, path: str, data: bytes, size: int | None = None, **params: int) -> dict:
+def put(
+    runtime: Runtime, path: str, data: bytes, size: int | None = None, **params: int
+) -> dict[str, Any]:
     host = runtime.host
     size = len(data) if size is None else size
     stream = host.open("files", op="put", path=path, size=size, **params)
@@ -31,7 +34,7 @@ def get(runtime: Runtime, path: str) -> bytes:
     return host.raw(stream)
 
 
-def ask(runtime: Runtime, op: str, path: str) -> dict:
+def ask(runtime: Runtime, op: str, path: str) -> dict[str, Any]:
     return runtime.host.message(runtime.host.open("files", op=op, path=path)) or {}
 
 

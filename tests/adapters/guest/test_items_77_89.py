@@ -13,7 +13,10 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any
 
+import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tests.adapters.guest.conftest import Runtime, StartRuntime
 from tests.adapters.guest.fake_host import encode
@@ -75,7 +78,9 @@ def test_item_78_a_generator_that_cannot_be_reseeded_is_fatal(
     stream = runtime.host.open("inject")
     runtime.host.message(stream)
     runtime.host.send(stream, {"type": "COMMIT"})
-    assert runtime.host.message(stream) is None
+    with pytest.raises(ConnectionResetError, match="commit_failed"):
+        runtime.host.message(stream)
+    assert "brittle.reseed raised OSError: no entropy" in runtime.host.resets[stream]["message"]
     assert runtime.wait() == 1
 
 
@@ -249,6 +254,25 @@ def test_item_88_a_key_that_cannot_be_used_lets_nobody_in(
     status, body, _ = fetch(free_port, "/api/files?path=.", Authorization="Bearer x")
     assert status == 503
     assert "key" in body["error"]
+
+
+def test_item_89_a_token_is_taken_within_a_minute_of_its_end(
+    start_runtime: StartRuntime, free_port: int
+) -> None:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    start_runtime(is_gated=False, http_host="127.0.0.1", http_port=free_port, auth_key=pem.decode())
+    now = int(time.time())
+    for claims, expected in (
+        ({"exp": now + 600}, 200),
+        ({"exp": now - 30}, 200),
+        ({"exp": now - 90}, 401),
+        ({"exp": now + 600, "nbf": now + 30}, 200),
+        ({}, 401),
+    ):
+        token = jwt.encode(claims, key, algorithm="RS256")
+        status, body, _ = fetch(free_port, "/api/files?path=.", Authorization=f"Bearer {token}")
+        assert (claims, status) == (claims, expected), body
 
 
 def test_item_89_the_clock_is_set_before_started(start_runtime: StartRuntime) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -16,7 +17,7 @@ from agentd.errors import InvariantError
 from agentd.store.memfd import create_memfd
 from agentd.vmm.cgroup import CgroupTree
 from agentd.vmm.find import read_start_ticks
-from agentd.vmm.machine import Booted, Machine
+from agentd.vmm.machine import Booted, ConsoleLog, Machine
 from agentd.vmm.vmm import VmRecord
 from agentd.wire.manifest import Machine as Shape
 
@@ -32,12 +33,23 @@ class Sleeper:
         assert ticks is not None
         self.record = VmRecord("s-1", run_dir, self.process.pid, ticks)
 
-    def machine(self, *, is_child: bool = True, booted: Booted | None = None) -> Machine:
+    def machine(
+        self,
+        *,
+        is_child: bool = True,
+        booted: Booted | None = None,
+        console: ConsoleLog | None = None,
+    ) -> Machine:
         if is_child:
             self.process.returncode = 0  # the machine reaps it
         pidfd = os.pidfd_open(self.record.pid)
         return Machine(
-            self.record, pidfd, is_child=is_child, cgroups=CgroupTree(None), booted=booted
+            self.record,
+            pidfd,
+            is_child=is_child,
+            cgroups=CgroupTree(None),
+            booted=booted,
+            console=console,
         )
 
     def reap(self) -> None:
@@ -228,3 +240,22 @@ def test_a_name_with_spaces_and_brackets_does_not_confuse(tmp_path: Path) -> Non
         assert ours is not None
         assert ticks >= ours
         child.kill()
+
+
+@pytest.mark.parametrize("end", ["kill", "release"])
+async def test_the_console_of_a_machine_that_was_booted_outlives_it(
+    sleeper: Sleeper, end: str
+) -> None:
+    fd = create_memfd("console")
+    os.pwrite(fd, b"x" * 9000 + b"\xffKernel panic", 0)
+    machine = sleeper.machine(console=ConsoleLog(fd))
+    os.kill(sleeper.record.pid, signal.SIGKILL)
+    await machine.wait()
+    tail = await machine.console_tail(deadline_s=1)
+    assert len(tail) == 4096
+    assert tail.endswith("x\ufffdKernel panic")
+    if end == "kill":
+        await machine.kill()
+    else:
+        machine.release()
+    assert await machine.console_tail(deadline_s=1) == ""

@@ -7,9 +7,11 @@ import os
 import resource
 import shutil
 import subprocess
+import threading
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -134,7 +136,7 @@ async def boot_within(count: int, qemu: Qemu, spec: BootSpec) -> ErrorCode | Non
     """Boot, end the machine; the code of the failure if it did not start."""
     try:
         with free_descriptors(count):
-            vm = await qemu.boot(spec, deadline_s=10)
+            vm = await qemu.boot(spec)
     except SnapStartError as exc:
         return exc.code
     await vm.kill()
@@ -144,7 +146,7 @@ async def boot_within(count: int, qemu: Qemu, spec: BootSpec) -> ErrorCode | Non
 async def test_a_booted_machine_owns_its_memory_until_it_ends(
     tmp_path: Path, run_dir: Path
 ) -> None:
-    vm = await make_qemu("/bin/false", tmp_path).boot(boot_spec(run_dir), deadline_s=10)
+    vm = await make_qemu("/bin/false", tmp_path).boot(boot_spec(run_dir))
     assert "snapstart:s-1" in " ".join(open_fds().values())
     assert await vm.wait() == "exited with status 1"
     with pytest.raises(PeerError, match="freezing machine s-1: connecting to its monitor"):
@@ -154,7 +156,7 @@ async def test_a_booted_machine_owns_its_memory_until_it_ends(
 
 async def test_a_fork_cannot_be_frozen(tmp_path: Path, run_dir: Path, idle_program: Path) -> None:
     qemu = make_qemu("/bin/false", tmp_path)
-    vm = await make_qemu(str(idle_program), tmp_path).boot(boot_spec(run_dir), deadline_s=10)
+    vm = await make_qemu(str(idle_program), tmp_path).boot(boot_spec(run_dir))
     os.close(vm.take_memory().memory_fd)
     with pytest.raises(InvariantError):
         await qemu.checkpoint(vm, deadline_s=1)
@@ -168,7 +170,7 @@ async def test_a_monitor_that_never_answers_ends_the_freezing_and_the_machine(
     tmp_path: Path, run_dir: Path, idle_program: Path
 ) -> None:
     qemu = make_qemu(str(idle_program), tmp_path)
-    vm = await qemu.boot(boot_spec(run_dir), deadline_s=10)
+    vm = await qemu.boot(boot_spec(run_dir))
     assert await vm.console_tail(deadline_s=0.1) == ""
     with pytest.raises(TransientError) as caught:
         await qemu.checkpoint(vm, deadline_s=0.1)
@@ -180,7 +182,7 @@ async def test_a_cancelled_boot_kills_what_it_started(
     tmp_path: Path, run_dir: Path, idle_program: Path
 ) -> None:
     qemu = make_qemu(str(idle_program), tmp_path)
-    booting = asyncio.create_task(qemu.boot(boot_spec(run_dir), deadline_s=10))
+    booting = asyncio.create_task(qemu.boot(boot_spec(run_dir)))
     await asyncio.sleep(0)
     booting.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -218,7 +220,7 @@ async def test_a_machine_of_an_earlier_daemon_is_adopted(
     tmp_path: Path, run_dir: Path, idle_program: Path
 ) -> None:
     qemu = make_qemu(str(idle_program), tmp_path)
-    vm = await qemu.boot(boot_spec(run_dir), deadline_s=10)
+    vm = await qemu.boot(boot_spec(run_dir))
     try:
         assert await asyncio.to_thread(find_soon, qemu) == [vm.record]
         heir = qemu.adopt(vm.record)
@@ -254,12 +256,51 @@ def test_a_reopened_file_has_a_read_offset_of_its_own(run_dir: Path) -> None:
     os.close(fd)
 
 
+async def test_starts_do_not_wait_for_the_threads_of_others(
+    tmp_path: Path, run_dir: Path, idle_program: Path
+) -> None:
+    release = threading.Event()
+    with ThreadPoolExecutor(1) as everybodys:
+        asyncio.get_running_loop().set_default_executor(everybodys)
+        busy = asyncio.create_task(asyncio.to_thread(release.wait))
+        await asyncio.sleep(0)
+        try:
+            vm = await make_qemu(str(idle_program), tmp_path).boot(boot_spec(run_dir))
+            await vm.kill()
+            assert not busy.done()
+        finally:
+            release.set()
+            await busy
+
+
+async def test_a_boot_that_fails_says_what_the_guest_said_last(
+    tmp_path: Path, run_dir: Path
+) -> None:
+    program = write_script(tmp_path, "echo 'Kernel panic - not syncing' > /proc/self/fd/16; exit 3")
+    qemu = make_qemu(str(program), tmp_path)
+    with pytest.raises(PeerError, match="its console said last: 'Kernel panic - not syncing'"):
+        await qemu.boot_session(boot_spec(run_dir), b"{}", deadline_s=10)
+
+
+async def test_a_console_fills_no_more_than_its_share(tmp_path: Path, run_dir: Path) -> None:
+    program = write_script(tmp_path, "yes > /proc/self/fd/16")
+    vm = await make_qemu(str(program), tmp_path).boot(boot_spec(run_dir))
+    fd = os.open(f"/proc/{vm.record.pid}/fd/16", os.O_RDONLY)
+    try:
+        await vm.wait()
+        assert os.fstat(fd).st_size == 4 * MIB
+        assert await vm.console_tail(deadline_s=1) == "y\n" * 2048
+    finally:
+        os.close(fd)
+        await vm.kill()
+
+
 # -- control groups, for real --------------------------------------------------------------------
 
 
 @pytest.fixture
 def cgroups() -> CgroupTree:
-    tree = CgroupTree.find()
+    tree = CgroupTree.find(INSTALLATION)
     if tree.root is None:
         pytest.skip("no cgroup version 2 that we may write to")
     return tree
@@ -274,9 +315,9 @@ async def test_a_machine_is_born_in_its_group_which_goes_with_it(
 ) -> None:
     vm_id = f"s-{os.getpid():x}"
     qemu = make_qemu(str(idle_program), tmp_path, cgroups)
-    vm = await qemu.boot(replace(boot_spec(run_dir), vm_id=vm_id), deadline_s=10)
+    vm = await qemu.boot(replace(boot_spec(run_dir), vm_id=vm_id))
     assert vm_id in cgroups.list_ids()
-    assert f"/snapstart-{vm_id}\n" in group_of(vm.record.pid)
+    assert f"/snapstart-{INSTALLATION}-{vm_id}\n" in group_of(vm.record.pid)
     await vm.kill()
     assert vm_id not in cgroups.list_ids()
 
@@ -303,17 +344,16 @@ def test_a_group_that_is_there_already_is_used(cgroups: CgroupTree) -> None:
     assert vm_id not in cgroups.list_ids()
 
 
-async def test_groups_of_machines_that_died_meanwhile_go_at_the_next_start(
+async def test_groups_of_machines_that_died_meanwhile_go_whatever_else_is_left_of_them(
     tmp_path: Path, run_dir: Path, idle_program: Path, cgroups: CgroupTree
 ) -> None:
     dead, alive, gone = (f"{name}-{os.getpid():x}" for name in ("dead", "alive", "gone"))
-    vms_dir = tmp_path / "vms"
-    for vm_id in (dead, alive):
-        (vms_dir / vm_id).mkdir(parents=True)
-    for vm_id in (dead, gone):
-        os.close(cgroups.create(vm_id))
-    spec = replace(boot_spec(run_dir), vm_id=alive)
-    vm = await make_qemu(str(idle_program), tmp_path, cgroups).boot(spec, deadline_s=10)
+    foreign = CgroupTree(cgroups.root, f"{INSTALLATION}x")
+    for tree in (cgroups, foreign):
+        os.close(tree.create(dead))
+    vm = await make_qemu(str(idle_program), tmp_path, cgroups).boot(
+        replace(boot_spec(run_dir), vm_id=alive)
+    )
     try:
         program = write_script(tmp_path, "echo QEMU emulator version 7.2.22")
         qemu = open_qemu(
@@ -321,14 +361,23 @@ async def test_groups_of_machines_that_died_meanwhile_go_at_the_next_start(
             accel="tcg",
             uid_base=0,
             installation=INSTALLATION,
-            vms_dir=vms_dir,
+            vms_dir=tmp_path / "vms",
             euid=os.geteuid(),
         )
-        assert dead not in cgroups.list_ids()
-        assert alive in cgroups.list_ids()
-        assert qemu.adopt(VmRecord(gone, run_dir, vm.record.pid, 1)) is None
-        assert gone not in cgroups.list_ids()
+        assert cgroups.list_ids() == [alive]
+        assert foreign.list_ids() == [dead]
+        for forget in (
+            lambda: qemu.adopt(VmRecord(gone, run_dir, vm.record.pid, 1)),
+            lambda: qemu.forget(gone),
+        ):
+            os.close(cgroups.create(gone))
+            assert forget() is None
+            assert gone not in cgroups.list_ids()
+        qemu.forget(alive)
+        assert alive in cgroups.list_ids(), "it still runs"
+        qemu.close()
     finally:
+        foreign.remove(dead)
         await vm.kill()
 
 

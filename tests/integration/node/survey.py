@@ -38,10 +38,14 @@ def list_live(node: Node) -> list[api.Session]:
     return [one for one in found if one.state is not api.SessionState.ENDED]
 
 
+def installation_of(node: Node) -> str:
+    """What marks the machines of this node."""
+    return (node.root / "data" / "installation-id").read_text().strip()
+
+
 def machine_ids(node: Node) -> frozenset[str]:
     """The machines of this node's installation that run on the host."""
-    installation = (node.root / "data" / "installation-id").read_text().strip()
-    prefix = f"guest=snapstart/{installation}/"
+    prefix = f"guest=snapstart/{installation_of(node)}/"
     found = set()
     for process in psutil.process_iter():
         try:
@@ -57,8 +61,7 @@ def survey(node: Node) -> Survey:
     vms = Path(node.root / "run" / "vms")
     directories = {path.name for path in vms.iterdir()} if vms.exists() else set()
     sessions = frozenset(one.id for one in list_live(node))
-    # Other nodes of this host have groups below the same parent: only ours count.
-    groups = frozenset(CgroupTree.find().list_ids()) & (directories | sessions)
+    groups = frozenset(CgroupTree.find(installation_of(node)).list_ids())
     return Survey(sessions, machine_ids(node), frozenset(directories), groups)
 
 

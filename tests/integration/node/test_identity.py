@@ -47,10 +47,11 @@ def ask_many(node: Node, template: str, count: int) -> list[Identity]:
 
 
 def digest_template(node: Node, template: str) -> str:
-    """Of every byte that the store keeps."""
+    """Of every byte a fork depends on; the checksum beside them comes later."""
+    directory = node.root / "data" / "templates" / template
     digest = hashlib.sha256()
-    for path in sorted((node.root / "data" / "templates" / template).iterdir()):
-        digest.update(path.name.encode() + path.read_bytes())
+    for name in ("manifest.json", "memory", "device_state"):
+        digest.update(name.encode() + (directory / name).read_bytes())
     return digest.hexdigest()
 
 

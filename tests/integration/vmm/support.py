@@ -51,7 +51,7 @@ class Lab:
         return BootSpec(vm_id, run_dir, image.kernel_path, image.initrd_path, words, SHAPE)
 
     async def boot(self, image: Image) -> Machine:
-        return await self.qemu.boot(self.boot_spec(image), deadline_s=DEADLINE_S)
+        return await self.qemu.boot(self.boot_spec(image))
 
     def fork_spec(self, env: Mapping[str, str] | None = None) -> ForkSpec:
         vm_id, run_dir = self.new_vm()

@@ -15,14 +15,27 @@ import pytest
 
 from agentd import native
 from agentd.errors import ConfigError, ErrorCode, InvariantError, PeerError, PermanentError
+from agentd.image import Image
 from agentd.store.loaded import LoadedTemplate
 from agentd.store.templates import TemplateStore
 from agentd.units import MIB
 from agentd.vmm.cgroup import CgroupTree
 from agentd.vmm.qemu import Qemu
-from tests.integration.vmm.support import SHAPE, Lab, read_state, sealed, with_facts, with_state
+from tests.integration.vmm.support import (
+    DEADLINE_S,
+    SHAPE,
+    Lab,
+    prepare_of,
+    read_state,
+    sealed,
+    with_facts,
+    with_state,
+)
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(120)]
+
+# No program to start with. A kernel whose loglevel is 0 says nothing of its panic.
+PANIC = "rdinit=/nonexistent init=/nonexistent panic=-1 loglevel=1"
 
 
 @contextmanager
@@ -175,11 +188,36 @@ async def test_a_template_of_another_size_is_refused(lab: Lab, template: LoadedT
     assert "device argument 3 was '512', is '256'" in error.message
 
 
+async def test_the_console_of_a_kernel_that_panics_outlives_its_machine(
+    lab: Lab, guest_image: Image
+) -> None:
+    spec = lab.boot_spec(guest_image, PANIC)
+    vm = await lab.qemu.boot(spec)
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            await vm.wait()
+        assert "Kernel panic" in await vm.console_tail(deadline_s=1)
+        assert not vm.has_network_device
+    finally:
+        await vm.kill()
+    assert lab.leftovers(spec.vm_id) == []
+
+
+async def test_a_cold_start_that_panics_ends_with_the_guests_last_words(
+    lab: Lab, guest_image: Image
+) -> None:
+    spec = lab.boot_spec(guest_image, PANIC)
+    with pytest.raises(PeerError, match=r"its console said last: .*Kernel panic") as caught:
+        await lab.qemu.boot_session(spec, prepare_of(spec.vm_id), deadline_s=DEADLINE_S)
+    assert caught.value.code is ErrorCode.VMM_FAILED
+    assert lab.leftovers(spec.vm_id) == []
+
+
 async def test_a_missing_qemu_is_a_matter_of_configuration(
     lab: Lab, template: LoadedTemplate
 ) -> None:
     settings = replace(lab.qemu._settings, binary="/nonexistent/qemu-system-x86_64")
-    gone = Lab(Qemu(settings, CgroupTree.find()), lab.vms_dir)
+    gone = Lab(Qemu(settings, CgroupTree.find(settings.installation)), lab.vms_dir)
     error = await refuse(gone, template)
     assert isinstance(error, ConfigError)
     assert error.code is ErrorCode.QEMU_MISSING

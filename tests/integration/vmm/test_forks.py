@@ -68,7 +68,8 @@ async def test_a_fork_is_confined_and_its_guest_has_no_network(
         root = lab.qemu._cgroups.root
         if root is not None:
             unified = read_of(record.pid, "cgroup")
-            assert f"/snapstart-{record.vm_id}\n" in unified
+            installation = lab.qemu._settings.installation
+            assert f"/snapstart-{installation}-{record.vm_id}\n" in unified
     assert not lab.leftovers(record.vm_id)
     assert not record.run_dir.exists()
 

@@ -15,7 +15,7 @@ from agentd.engine.adoption import (
     plan_adoption,
     plan_sweep,
 )
-from agentd.engine.journal import (
+from agentd.engine.journal_records import (
     JournalState,
     Opened,
     Record,

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentd.engine.journal import (
-    Journal,
+from agentd.engine import journal as journal_module
+from agentd.engine.journal import Journal, decode_lines, encode_line
+from agentd.engine.journal_records import (
     JournalState,
     Opened,
     Record,
@@ -24,12 +25,10 @@ from agentd.engine.journal import (
     VmGone,
     VmIntended,
     VmRunning,
-    decode_lines,
-    encode_line,
     records_of,
     replay,
 )
-from agentd.errors import ErrorCode, PermanentError, TransientError
+from agentd.errors import ErrorCode, InvariantError, PermanentError, TransientError
 from agentd.wire.api import SessionMode
 
 _ids = st.sampled_from(["s-1", "s-2", "t-1"])
@@ -156,3 +155,38 @@ def test_a_full_disk_leaves_the_journal_as_it_was(
         monkeypatch.setattr(os, "write", real_write)
         assert path.read_bytes() == before
     journal.close()
+
+
+def test_a_long_journal_is_rewritten_in_its_shortest_form(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "_COMPACT_EVERY", 4)
+    path = tmp_path / "journal"
+    journal, _ = Journal.open(path, "boot")
+    for _ in range(10):
+        journal.append(VmIntended("a", Role.SESSION, "/r"))
+        journal.append(VmGone("a"))
+        assert len(path.read_bytes().splitlines()) <= 5
+    journal.append(VmIntended("b", Role.SESSION, "/r"))
+    journal.close()
+    assert set(replay(decode_lines(path.read_bytes(), "it")[0]).vms) == {"b"}
+    with pytest.raises(InvariantError):
+        journal.append(VmGone("b"))
+
+
+def test_a_journal_that_cannot_be_rewritten_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "journal"
+    journal, _ = Journal.open(path, "boot-1")
+    journal.append(VmIntended("a", Role.SESSION, "/r"))
+    journal.close()
+    before = path.read_bytes()
+
+    def none(_fd: int, _data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(os, "write", none)
+    with pytest.raises(TransientError):
+        Journal.open(path, "boot-2")
+    assert path.read_bytes() == before

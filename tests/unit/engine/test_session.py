@@ -6,7 +6,9 @@ import itertools
 
 import pytest
 
-from agentd.engine.journal import SessionFacts
+from agentd.engine.journal_records import (
+    SessionFacts,
+)
 from agentd.engine.session import Session, SessionEvent, advance
 from agentd.errors import ErrorCode, InvariantError, UsageError
 from agentd.wire.api import SessionMode, SessionState

@@ -17,7 +17,7 @@ SYSTEM = Observation(
     files={"/tmp/a": (1, 1, 1, 1), "/workspace/shipped": (2, 2, 2, 2)},
     mounts=frozenset({"proc /proc proc"}),
 )
-INSIDE = Interpreter(names=("a",), modules=frozenset({"os"}), environment=(("A", "1"),))
+INSIDE = Interpreter(modules=frozenset({"os"}), environment=(("A", "1"),))
 OWN = frozenset({1})
 BASELINE = Baseline(SYSTEM, INSIDE, {"/workspace/shipped": (2, 2, 2, 2)})
 
@@ -54,7 +54,7 @@ def test_a_change_of_the_system_is_found(change: dict[str, object], kind: str) -
 @pytest.mark.parametrize(
     ("change", "kind"),
     [
-        ({"names": ("a", "b")}, "interpreter"),
+        ({"names": ("a",)}, "interpreter"),
         ({"threads": ("worker",)}, "thread"),
         ({"modules": frozenset({"os", "re"})}, "interpreter"),
         ({"environment": (("A", "2"),)}, "environment"),
@@ -71,6 +71,13 @@ def test_a_foreign_process_is_found_even_if_it_was_there_at_the_checkpoint() -> 
     baseline = replace(BASELINE, system=system)
     (reason,) = find_reasons(baseline, Present(system, INSIDE, 0, OWN), workspace="/workspace")
     assert reason.kind == "process"
+
+
+def test_code_that_ran_before_the_baseline_counts_too() -> None:
+    inside = replace(INSIDE, names=("x",), execution_count=1)
+    baseline = replace(BASELINE, interpreter=inside)
+    reasons = find_reasons(baseline, Present(SYSTEM, inside, 0, OWN), workspace="/workspace")
+    assert [reason.detail for reason in reasons] == ["names x", "1 executions"]
 
 
 def test_a_running_task_is_found_but_is_no_user_state_by_itself() -> None:

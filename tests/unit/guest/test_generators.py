@@ -11,6 +11,7 @@ import pytest
 
 from agentd.guest import generators, snapshot_restore_py
 from agentd.guest.effects import random_uuid
+from agentd.guest.hooks import HookError
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +69,7 @@ def test_registered_generators_run_and_their_failure_is_not_hidden() -> None:
     def broken() -> None:
         raise OSError("no entropy")
 
-    with pytest.raises(OSError, match="no entropy"):
+    with pytest.raises(HookError, match=r"broken raised OSError: no entropy"):
         generators.reseed_all()
     assert calls == ["a"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentd.guest import wire
@@ -69,6 +69,7 @@ def test_hello_is_answered_with_marker_and_the_same_epoch() -> None:
     assert mux.output == ACK
 
 
+@settings(deadline=None)
 @given(garbage=st.binary(max_size=200), cut=st.integers(0, 400))
 def test_garbage_before_the_first_marker_is_ignored_however_it_is_cut(
     garbage: bytes, cut: int
@@ -80,6 +81,7 @@ def test_garbage_before_the_first_marker_is_ignored_however_it_is_cut(
     assert mux.output == ACK
 
 
+@settings(deadline=None)
 @given(
     payloads=st.lists(st.binary(min_size=1, max_size=300), max_size=5),
     cuts=st.lists(st.integers(0, 2000), max_size=12),
@@ -104,6 +106,7 @@ def test_any_chunking_of_the_same_bytes_means_the_same(
     assert events[-1] == Finished(1)
 
 
+@settings(deadline=None)
 @given(half=st.integers(0, 40), cuts=st.lists(st.integers(0, 120), max_size=6))
 def test_a_host_that_dies_in_a_frame_is_followed_by_one_that_is_understood(
     half: int, cuts: list[int]
@@ -132,6 +135,7 @@ def test_output_for_the_former_host_is_dropped_by_a_new_marker() -> None:
     assert mux.output == ACK
 
 
+@settings(deadline=None)
 @given(before=st.binary(max_size=50), after=st.binary(max_size=50), copies=st.integers(1, 3))
 def test_the_marker_never_appears_inside_what_is_sent(
     before: bytes, after: bytes, copies: int

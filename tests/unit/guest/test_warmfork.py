@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentd.guest import wire
@@ -178,6 +178,7 @@ def test_a_second_host_cannot_prepare_an_instance_that_is_held() -> None:
     assert isinstance(first.receive(message(type="COMMIT"), 0)[0], Apply)
 
 
+@settings(deadline=None)
 @given(cuts=st.lists(st.integers(0, 300), max_size=8))
 def test_messages_may_arrive_in_any_pieces(cuts: list[int]) -> None:
     _, conversation = started()

@@ -6,7 +6,7 @@ import io
 import stat
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentd.errors import PermanentError
@@ -70,6 +70,7 @@ def test_a_file_of_four_gibibytes_is_refused() -> None:
         write_archive([("big", Entry(stat.S_IFREG | 0o644, Huge()))], io.BytesIO())
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text("abc-.", min_size=1, max_size=9).filter(lambda n: n.strip(".")),
                        st.binary(max_size=9)))  # fmt: skip
 def test_any_names_and_contents_survive(files: dict[str, bytes]) -> None:

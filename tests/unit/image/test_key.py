@@ -58,3 +58,12 @@ def test_the_content_of_a_rootfs_counts() -> None:
 def test_the_path_of_the_runtime_does_not_count(tmp_path: Any) -> None:
     moved = {**BASE, "spec": ImageSpec(runtime_dir=tmp_path)}
     assert compute_key(**moved) == compute_key(**BASE)
+
+
+def test_item_88_another_auth_key_is_another_image_hence_another_template() -> None:
+    keys = set()
+    for pem in ("old", "new"):
+        rootfs = Tree()
+        rootfs.add("etc/snapstart/runtime.json", file(f'{{"auth_public_key": "{pem}"}}'.encode()))
+        keys.add(compute_key(**{**BASE, "rootfs": rootfs}))
+    assert len(keys) == 2

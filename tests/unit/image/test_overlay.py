@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from agentd import __version__
 from agentd.errors import ConfigError
 from agentd.image.overlay import (
+    SETTINGS_FILE,
     add_modules,
     add_runtime,
     find_python,
@@ -40,7 +42,26 @@ def test_init_runs_the_guest_runtime_with_the_guests_own_python() -> None:
 def test_the_preload_list_is_written_in_order() -> None:
     tree = Tree()
     add_runtime(tree, {}, "usr/bin/python3.11", ("numpy", "json"))
-    assert json.loads(content(tree, "etc/snapstart/runtime.json")) == {"preload": ["numpy", "json"]}
+    assert json.loads(content(tree, SETTINGS_FILE))["preload"] == ["numpy", "json"]
+
+
+def test_the_settings_of_a_rootfs_are_kept_where_the_builder_has_none() -> None:
+    tree = Tree()
+    tree.add(SETTINGS_FILE, file(b'{"max_processes": 7, "preload": ["old"], "version": "0"}'))
+    add_runtime(tree, {}, "usr/bin/python3.11", ("new",))
+    assert json.loads(content(tree, SETTINGS_FILE)) == {
+        "max_processes": 7,
+        "preload": ["new"],
+        "version": __version__,
+    }
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"{"])
+def test_settings_of_a_rootfs_that_are_no_object_are_refused(text: bytes) -> None:
+    tree = Tree()
+    tree.add(SETTINGS_FILE, file(text))
+    with pytest.raises(ConfigError, match=r"runtime\.json"):
+        add_runtime(tree, {}, "usr/bin/python3.11", ())
 
 
 def test_the_workspace_belongs_to_the_user_and_tmp_is_sticky() -> None:

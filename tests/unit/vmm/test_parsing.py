@@ -107,7 +107,7 @@ def test_a_host_without_version_2_makes_no_groups(tmp_path: Path) -> None:
     (tmp_path / "self").mkdir()
     (tmp_path / "mounts").write_text("")
     (tmp_path / "self/cgroup").write_text("0::/\n")
-    tree = CgroupTree.find(tmp_path)
+    tree = CgroupTree.find("inst", tmp_path)
     assert tree.root is None
     assert tree.create("s-1") == -1
     assert tree.list_ids() == []
@@ -118,12 +118,12 @@ def test_a_group_that_is_not_ours_to_write_is_not_used(tmp_path: Path) -> None:
     (tmp_path / "self").mkdir()
     (tmp_path / "mounts").write_text(f"cgroup2 {tmp_path}/missing cgroup2 rw 0 0\n")
     (tmp_path / "self/cgroup").write_text("0::/x\n")
-    assert CgroupTree.find(tmp_path).root is None
+    assert CgroupTree.find("inst", tmp_path).root is None
 
 
 def test_a_group_that_cannot_be_made_is_done_without(tmp_path: Path) -> None:
-    (tmp_path / "snapstart-s-1").write_text("a file where the group should be")
-    assert CgroupTree(tmp_path).create("s-1") == -1
+    (tmp_path / "snapstart-inst-s-1").write_text("a file where the group should be")
+    assert CgroupTree(tmp_path, "inst").create("s-1") == -1
 
 
 # -- explanations ---------------------------------------------------------------------------------

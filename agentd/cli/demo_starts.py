@@ -6,13 +6,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from agentd.cli.private_node import Node
 from agentd.client import Sandbox
 from agentd.errors import ErrorCode, PeerError
 from agentd.wire import api
 from agentd.wire.demo import Sample, Stages
-from bench.bare_fork import NUMPY_REQUEST
-from bench.node import Node
 
+# The first thing that is asked of every session that is measured, with what it must print.
+REQUEST = "import numpy; print(int(numpy.arange(1000).sum()))"
 ANSWER = "499500"
 
 
@@ -33,7 +34,7 @@ def start_session(
     sandbox = node.create(template, mode=mode)
     try:
         created_ms = (time.perf_counter() - begin) * 1e3
-        execution = sandbox.run_code(code or NUMPY_REQUEST, timeout=120)
+        execution = sandbox.run_code(code or REQUEST, timeout=120)
         ms = (time.perf_counter() - begin) * 1e3
         printed = "".join(execution.logs.stdout).strip()
         if not code and printed != ANSWER:
