@@ -117,8 +117,9 @@ class SystemEffects:
 
     def set_clock(self, plan: Plan) -> None:
         """clock_settime(2), when COMMIT brought a time."""
-        if plan.wall_clock_ns is not None:
-            time.clock_settime_ns(time.CLOCK_REALTIME, plan.wall_clock_ns)
+        now_ns = plan.wall_clock_now(time.monotonic_ns())
+        if now_ns is not None:
+            time.clock_settime_ns(time.CLOCK_REALTIME, now_ns)
 
     def set_hostname(self, plan: Plan) -> None:
         """sethostname(2), when the plan has one."""

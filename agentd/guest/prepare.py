@@ -66,6 +66,14 @@ class Plan:
     files: Mapping[str, bytes] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
     wall_clock_ns: int | None = None
+    wall_clock_at_ns: int = 0
+
+    def wall_clock_now(self, monotonic_ns: int) -> int | None:
+        """The wall clock at a later moment of the monotonic clock: what comes between COMMIT and
+        the setting of the clock, and the wait for a processor, must not set it back."""
+        if self.wall_clock_ns is None:
+            return None
+        return self.wall_clock_ns + monotonic_ns - self.wall_clock_at_ns
 
 
 def parse_prepare(message: JsonObject, *, workspace_root: str) -> Plan:

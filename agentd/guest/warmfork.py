@@ -208,7 +208,8 @@ class Conversation:
             return self._broken(refusal.message)
         self.state = self._fork.state = State.COMMITTING
         self.deadline_ns = None
-        return [Apply(replace(self._plan, wall_clock_ns=wall_ns))]
+        plan = replace(self._plan, wall_clock_ns=wall_ns, wall_clock_at_ns=now_ns)
+        return [Apply(plan)]
 
     def _cancel(self, message: JsonObject) -> list[Action]:
         if self.state is State.PROBED and self._fork.state is not State.READY:

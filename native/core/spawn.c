@@ -61,16 +61,29 @@ __attribute__((noinline)) static long clone3_run(struct clone_args *args, int (*
 #endif
 }
 
+/* The kernel's own sigaction: that of libc refuses the signals which libc keeps for itself, and a
+ * parent such as make may have left those ignored. */
+struct kernel_action {
+        void (*handler)(int);
+        unsigned long flags;
+        void (*restorer)(void);
+        uint64_t mask;
+};
+
+#define KERNEL_SIGNALS 64
+
 CHILD_CODE static int child_signals(void)
 {
-        struct sigaction action;
+        struct kernel_action action;
         sigset_t none;
 
         memset(&action, 0, sizeof(action));
-        for (int number = 1; number < NSIG; number++) {
-                action.sa_handler = number == SIGXFSZ ? SIG_IGN : SIG_DFL;
-                if (sigaction(number, &action, NULL) < 0 && errno != EINVAL)
-                        return -1; /* EINVAL: SIGKILL, SIGSTOP and those libc keeps for itself */
+        for (int number = 1; number <= KERNEL_SIGNALS; number++) {
+                if (number == SIGKILL || number == SIGSTOP)
+                        continue;
+                action.handler = number == SIGXFSZ ? SIG_IGN : SIG_DFL;
+                if (syscall(SYS_rt_sigaction, number, &action, NULL, sizeof(action.mask)) < 0)
+                        return -1;
         }
         memset(&none, 0, sizeof(none));
         return sigprocmask(SIG_SETMASK, &none, NULL);

@@ -140,8 +140,12 @@ async def test_the_parked_forks_of_a_removed_template_are_ended(tmp_path: Path) 
     async with node(tmp_path, warm={"count": 2}) as daemon:
         await has_parked(daemon, 2)
         assert (await daemon.call("DELETE", "/v1/templates/py"))[0] == 204
-        assert machines(tmp_path) == []
         await has_parked(daemon, 0)
+
+        async def are_gone() -> bool:
+            return machines(tmp_path) == []
+
+        await until(are_gone)
 
 
 async def test_forks_that_cannot_be_parked_are_tried_again(

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentd.guest import wire
+from agentd.guest.prepare import Plan
 from agentd.guest.warmfork import (
     Action,
     Apply,
@@ -270,6 +271,12 @@ def test_the_wall_clock_is_corrected_by_half_of_the_way() -> None:
     )
     assert isinstance(action, Apply)
     assert action.plan.wall_clock_ns == 5_000_000 + 350
+
+
+def test_what_passes_after_commit_does_not_set_the_clock_back() -> None:
+    plan = Plan(task_id="t", wall_clock_ns=1_000_000, wall_clock_at_ns=2_000)
+    assert plan.wall_clock_now(2_700) == 1_000_700
+    assert Plan(task_id="t").wall_clock_now(2_700) is None
 
 
 @pytest.mark.parametrize("value", [-1, 1.5, "1", True, 2**63])
