@@ -36,7 +36,7 @@ SERVE = (sys.executable, "-m", "agentd.cli.agentd", "serve", "--accel", "kvm")
 PATIENCE_S = 240.0
 PATIENCE = {
     f"SNAPSTART_DEADLINES__{name}_S": str(PATIENCE_S)
-    for name in ("BOOT", "WARM", "CHECKPOINT", "SEAL", "LOAD", "FORK", "CALL", "ADOPT")
+    for name in ("WARM", "CHECKPOINT", "SEAL", "LOAD", "FORK", "CALL", "ADOPT")
 }
 ASK = """
 import json, os, socket, time, numpy
