@@ -1,0 +1,1 @@
+"""Do what the cluster orders of this node."""

@@ -1,0 +1,1 @@
+"""Take snapshots through one provider each."""

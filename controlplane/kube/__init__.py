@@ -1,0 +1,1 @@
+"""Talk to Kubernetes: the only package that does."""

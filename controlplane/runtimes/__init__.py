@@ -1,0 +1,1 @@
+"""Turn business runtimes into SandboxTemplates."""

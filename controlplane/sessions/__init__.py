@@ -1,0 +1,1 @@
+"""Decide whether a new session starts from a snapshot."""

@@ -1,0 +1,1 @@
+"""Keep manifests in Redis, Valkey or SQLite."""
