@@ -24,6 +24,7 @@ CORE = [
     "message_link.c",
     "inject_session.c",
     "inject.c",
+    "watch.c",
     "ready.c",
     "checkpoint.c",
     "fork.c",

@@ -51,6 +51,9 @@ def run_checkpoint(
 def run_wait_ready(path: bytes, deadline_ns: int, cancel_fd: int) -> int:
     """Run native/core/ready.h; returns a descriptor owned by the caller, or a negative errno."""
 
+def close_idle_watches() -> int:
+    """Run watch_close_idle of native/core/watch.h; returns how many were closed."""
+
 def run_inject(
     targets: list[tuple[int, bytes | None, bytes | None, bool]],
     prepare_deadline_ns: int,

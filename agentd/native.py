@@ -479,6 +479,16 @@ def wait_ready(path: str, *, deadline_ns: int, cancel_fd: int = -1) -> int:
     raise OSError(-answer, os.strerror(-answer), path)
 
 
+def close_idle_watches() -> int:
+    """Close the inotify instances that `wait_ready` keeps for the next call, 16 at most.
+
+    The kernel makes whoever closes one wait for some milliseconds (native/core/watch.h), hence they
+    are kept. Nobody has to call this: the process's end closes them too.
+    Returns: how many there were.
+    """
+    return _core.close_idle_watches()
+
+
 class InjectPhase(enum.IntEnum):
     """How far a guest came: what it was waited for, or STARTED."""
 

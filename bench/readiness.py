@@ -20,15 +20,20 @@ _PREPARE = json.dumps(
 
 @dataclass(frozen=True)
 class Readiness:
-    """Microseconds of every round."""
+    """Microseconds of every round.
+
+    processor_wait_us: how long the waiter and the guest together were ready to run in that round
+    while other processes had the processors: the machine's part in a late round.
+    """
 
     noticed_us: list[float]
     inject_us: list[float]
+    processor_wait_us: list[float]
 
 
 def measure_readiness(rounds: int) -> Readiness:
     """Wait for a guest, inject into it; the guest is another process."""
-    noticed, injected = [], []
+    noticed, injected, waited = [], [], []
     with tempfile.TemporaryDirectory(prefix="ready-") as directory:
         argv = [sys.executable, "-m", "bench.standin_guest", directory, str(rounds)]
         pipe = subprocess.PIPE
@@ -36,13 +41,20 @@ def measure_readiness(rounds: int) -> Readiness:
             assert guest.stdin is not None
             assert guest.stdout is not None
             for number in range(rounds):
+                before_ns = _processor_wait_ns(os.getpid(), guest.pid)
                 guest.stdin.write("go\n")
                 guest.stdin.flush()
                 found_ns, inject_ns = _one_round(Path(directory) / f"{number}.sock")
                 listening_ns = int(guest.stdout.readline())
                 noticed.append((found_ns - listening_ns) / 1e3)
                 injected.append(inject_ns / 1e3)
-    return Readiness(noticed, injected)
+                waited.append((_processor_wait_ns(os.getpid(), guest.pid) - before_ns) / 1e3)
+    return Readiness(noticed, injected, waited)
+
+
+def _processor_wait_ns(*pids: int) -> int:
+    """Time spent on run queues by the main threads (Linux sched-stats.rst, /proc/PID/schedstat)."""
+    return sum(int(Path(f"/proc/{pid}/schedstat").read_text("ascii").split()[1]) for pid in pids)
 
 
 def _one_round(path: Path) -> tuple[int, int]:

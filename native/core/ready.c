@@ -6,13 +6,13 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/inotify.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
 #include "fdutil.h"
 #include "json_scan.h"
 #include "mux.h"
+#include "watch.h"
 
 #define NAME_MAX_BYTES 80
 #define CAPABILITIES_MAX_BYTES 4096
@@ -24,15 +24,15 @@
 struct waiter {
         const struct limits *lim;
         struct sockaddr_un address;
-        int directory_fd; /* owned */
-        int watch_fd;     /* owned: inotify on the directory */
+        int directory_fd;   /* owned */
+        struct watch watch; /* owned: on the directory */
         int64_t eager_until_ns, pause_ns;
 };
 
 static void waiter_close(struct waiter *w)
 {
         w->directory_fd = close_fd(w->directory_fd);
-        w->watch_fd = close_fd(w->watch_fd);
+        watch_close(&w->watch);
 }
 
 static void be_eager(struct waiter *w)
@@ -47,8 +47,9 @@ static int waiter_open(struct waiter *w, const char *path, const struct limits *
         const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
         char directory[PATH_MAX], watched[40];
         size_t n = slash ? (size_t)(slash - path) + 1 : 2;
+        int r;
 
-        *w = (struct waiter){ .lim = lim, .address.sun_family = AF_UNIX, .directory_fd = FD_NONE, .watch_fd = FD_NONE };
+        *w = (struct waiter){ .lim = lim, .address.sun_family = AF_UNIX, .directory_fd = FD_NONE, .watch = { FD_NONE, -1 } };
         if (!*name)
                 return -EINVAL;
         if (n >= sizeof(directory) || strlen(name) > NAME_MAX_BYTES)
@@ -60,25 +61,21 @@ static int waiter_open(struct waiter *w, const char *path, const struct limits *
                 return -errno;
         snprintf(watched, sizeof(watched), "/proc/self/fd/%d", w->directory_fd);
         snprintf(w->address.sun_path, sizeof(w->address.sun_path), "%s/%s", watched, name);
-        w->watch_fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
-        if (w->watch_fd < 0 || inotify_add_watch(w->watch_fd, watched, IN_CREATE | IN_MOVED_TO | IN_ONLYDIR) < 0)
-                return -errno;
+        r = watch_open(&w->watch, watched);
         be_eager(w);
-        return 0;
+        return r;
 }
 
 /* Sleep until the directory changes, or until it is worth trying again if @is_bound. */
 static int pause_until_change(struct waiter *w, bool is_bound)
 {
-        char events[4096];
-        struct pollfd fds[2] = { { .fd = w->watch_fd, .events = POLLIN } };
+        struct pollfd fds[2] = { { .fd = w->watch.fd, .events = POLLIN } };
         int r = limits_poll(w->lim, fds, 1, is_bound ? now_ns() + w->pause_ns : INT64_MAX);
 
         if (r < 0)
                 return r;
         if (r > 0) {
-                while (read(w->watch_fd, events, sizeof(events)) > 0)
-                        ;
+                watch_drain(&w->watch);
                 be_eager(w);
                 return 0;
         }

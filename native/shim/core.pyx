@@ -95,6 +95,10 @@ cdef extern from "ready.h" nogil:
     int ready_wait(const char *path, const limits *lim, int *ret_fd)
 
 
+cdef extern from "watch.h" nogil:
+    unsigned int watch_close_idle()
+
+
 cdef extern from "inject.h" nogil:
     enum: INJECT_MAX_TARGETS
     cdef struct inject_target:
@@ -248,6 +252,13 @@ def run_wait_ready(bytes path, int64_t deadline_ns, int cancel_fd):
     with nogil:
         r = ready_wait(c_path, &lim, &fd)
     return r if r < 0 else fd
+
+
+def close_idle_watches():
+    cdef unsigned int n
+    with nogil:
+        n = watch_close_idle()
+    return n
 
 
 def run_inject(list targets, int64_t prepare_deadline_ns, int64_t commit_deadline_ns, int cancel_fd):

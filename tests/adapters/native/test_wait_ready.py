@@ -103,6 +103,44 @@ def test_listener_that_dies_once_is_tried_again(tmp_path: Path) -> None:
     assert wait(path, serve) == frame(CAPABILITIES)
 
 
+def test_one_wait_after_another_keeps_one_watch(tmp_path: Path) -> None:
+    native.close_idle_watches()
+    for number in range(3):
+        path = tmp_path / f"{number}.sock"
+
+        def serve(listening: socket.socket, path: Path = path) -> None:
+            bind(listening, path)
+            listening.listen(1)
+            answer(listening, frame(CAPABILITIES))
+
+        assert wait(path, serve) == frame(CAPABILITIES)
+    assert native.close_idle_watches() == 1
+    assert native.close_idle_watches() == 0
+
+
+def test_many_waits_at_once_each_find_their_own(tmp_path: Path) -> None:
+    found: dict[int, bytes] = {}
+
+    def wait_for(number: int) -> None:
+        path = tmp_path / str(number) / "ready.sock"
+        path.parent.mkdir()
+
+        def serve(listening: socket.socket) -> None:
+            bind(listening, path)
+            listening.listen(1)
+            answer(listening, frame({**CAPABILITIES, "number": number}))
+
+        found[number] = wait(path, serve)
+
+    threads = [threading.Thread(target=wait_for, args=(number,)) for number in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {n: frame({**CAPABILITIES, "number": n}) for n in range(20)}
+    assert 1 <= native.close_idle_watches() <= 16
+
+
 def test_deep_directory_is_no_obstacle(tmp_path: Path) -> None:
     deep = tmp_path / ("d" * 120) / ("e" * 120)
     deep.mkdir(parents=True)

@@ -7,6 +7,8 @@ import pytest
 from agentd.cli import demo_starts
 from bench import bare_fork
 from bench.paired import paired_ratio
+from bench.promises import late_rounds, percentiles
+from bench.readiness import Readiness
 
 
 def test_both_sides_of_a_comparison_run_the_same_request() -> None:
@@ -31,3 +33,13 @@ def test_the_interval_repeats() -> None:
 def test_series_that_do_not_pair_are_refused() -> None:
     with pytest.raises(ValueError, match="longer"):
         paired_ratio([1.0], [1.0, 2.0])
+
+
+def test_percentiles_are_given_in_milliseconds_with_their_number() -> None:
+    values_us = [float(value) for value in range(1001)]
+    assert percentiles(values_us) == "p50 0.500, p95 0.950, p99 0.990 ms, 1001 rounds"
+
+
+def test_a_late_round_is_laid_to_the_machine_only_when_the_wait_explains_it() -> None:
+    found = Readiness([200.0, 5000.0, 6000.0], [90.0] * 3, [9000.0, 4800.0, 10.0])
+    assert late_rounds(found) == "2 over 1 ms, 1 of them for want of a free processor"
