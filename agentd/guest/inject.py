@@ -36,6 +36,9 @@ class Transport(Protocol):
     def write(self, data: bytes) -> None:
         """Send bytes; an error shows as end of file later."""
 
+    def before_leaving(self, callback: Callable[[], None]) -> None:
+        """Call once, just before the bytes of the next `write` leave the process."""
+
     def reset(self, code: str, message: str) -> None:
         """Say why the instance is lost, where there are words for it."""
 
@@ -123,6 +126,7 @@ class InjectServer:
         for action in actions:
             match action:
                 case Send(data):
+                    peer.transport.before_leaving(peer.on_leaving)
                     peer.transport.write(data)
                 case Apply(plan):
                     self._commit(peer, plan)
@@ -197,6 +201,10 @@ class Peer:
             self.end()
             self._server.perform(self, actions)
 
+    def on_leaving(self) -> None:
+        """What was written leaves now."""
+        self.conversation.sending(time.monotonic_ns())
+
     def on_deadline(self) -> None:
         """The read deadline may have passed."""
         if not self._is_over:
@@ -250,6 +258,10 @@ class SocketPeer:
         """A host that does not read loses the connection."""
         with suppress(OSError):
             self._sock.sendall(data)
+
+    def before_leaving(self, callback: Callable[[], None]) -> None:
+        """Now: `write` does not queue."""
+        callback()
 
     def reset(self, _code: str, _message: str) -> None:
         """The inject protocol has no message for it: the end of the connection says it."""

@@ -7,6 +7,7 @@ again after a protocol error, all input is ignored.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from agentd.guest import wire
@@ -93,6 +94,7 @@ class Mux:
 
     def __init__(self) -> None:
         self.output = bytearray()
+        self._before_leaving: list[Callable[[], None]] = []
         self._streams: dict[int, _Stream] = {}
         self._last_id = 0
         self._buffer = bytearray()
@@ -123,6 +125,7 @@ class Mux:
         self._streams.clear()
         self._buffer.clear()
         self.output.clear()
+        self._before_leaving.clear()
         self._last_id = 0
         self._got_hello = False
         self._is_synced = False
@@ -233,6 +236,16 @@ class Mux:
             return
         state.pending += data
         self._flush(stream, state)
+
+    def before_leaving(self, callback: Callable[[], None]) -> None:
+        """Call once when the owner next begins to write `output`."""
+        self._before_leaving.append(callback)
+
+    def leaving(self) -> None:
+        """The owner is about to write `output`."""
+        callbacks, self._before_leaving = self._before_leaving, []
+        for callback in callbacks:
+            callback()
 
     def queued_bytes(self, stream: int) -> int:
         """Bytes that wait for the host's credit."""

@@ -75,6 +75,7 @@ class Port:
         output = self._hub.mux.output
         if not output:
             return
+        self._hub.mux.leaving()
         with suppress(BlockingIOError):
             while output:
                 written = os.write(self._fd, bytes(output[:_WRITE_BYTES]))

@@ -31,6 +31,10 @@ class Stream:
         """Queue raw bytes."""
         self._mux.send(self._number, data)
 
+    def before_leaving(self, callback: Callable[[], None]) -> None:
+        """Call once, just before what is queued now begins to go to the host."""
+        self._mux.before_leaving(callback)
+
     def send(self, message: JsonObject) -> None:
         """Queue one message; one over the limit becomes a failure in its place."""
         try:

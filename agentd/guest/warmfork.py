@@ -141,6 +141,12 @@ class Conversation:
             actions += self._broken(str(exc))
         return actions
 
+    def sending(self, now_ns: int) -> None:
+        """The bytes of a `Send` leave at `now_ns`. Of READY this is one end of the exchange that
+        the clock is set by: what the guest did for PREPARE before it is no part of the way."""
+        if self.state is State.HOLDING:
+            self._ready_ns = now_ns
+
     def eof(self) -> list[Action]:
         """The host closed the connection or it failed; a probe ends so, between two messages."""
         if self.state is State.PROBED and self._reader.is_at_boundary:

@@ -21,9 +21,7 @@ from tests.integration.node.images import UNSEEDED_MAIN, build_changed_image
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(400)]
 
 FORKS = 64
-# One at a time: guests that fight for two processors learn the time late, up to half of what the
-# exchange of READY with COMMIT then takes (docs/operator.md).
-AT_ONCE = 1
+AT_ONCE = 4
 CLOCK_SLACK_NS = 50_000_000
 # What must differ; `docs/operator.md` names what cannot change, with the reason for each.
 SOURCES = (

@@ -135,6 +135,25 @@ def test_output_for_the_former_host_is_dropped_by_a_new_marker() -> None:
     assert mux.output == ACK
 
 
+def test_whoever_asked_is_told_once_that_the_output_leaves() -> None:
+    told: list[str] = []
+    mux = greeted()
+    mux.before_leaving(lambda: told.append("first"))
+    assert told == []
+    mux.leaving()
+    mux.leaving()
+    assert told == ["first"]
+
+
+def test_nobody_is_told_of_output_that_a_new_marker_dropped() -> None:
+    told: list[str] = []
+    mux = greeted()
+    mux.before_leaving(lambda: told.append("dropped"))
+    mux.receive(wire.MARKER)
+    mux.leaving()
+    assert told == []
+
+
 @settings(deadline=None)
 @given(before=st.binary(max_size=50), after=st.binary(max_size=50), copies=st.integers(1, 3))
 def test_the_marker_never_appears_inside_what_is_sent(

@@ -273,6 +273,18 @@ def test_the_wall_clock_is_corrected_by_half_of_the_way() -> None:
     assert action.plan.wall_clock_ns == 5_000_000 + 350
 
 
+def test_what_the_guest_did_before_ready_left_is_no_part_of_the_way() -> None:
+    _, conversation = started()
+    conversation.sending(500)  # CAPABILITIES
+    conversation.receive(message(**PREPARE), 1000)
+    conversation.sending(81_000)
+    (action,) = conversation.receive(
+        message(type="COMMIT", wall_clock_ns=5_000_000, held_ns=300), 82_000
+    )
+    assert isinstance(action, Apply)
+    assert action.plan.wall_clock_ns == 5_000_000 + 350
+
+
 def test_what_passes_after_commit_does_not_set_the_clock_back() -> None:
     plan = Plan(task_id="t", wall_clock_ns=1_000_000, wall_clock_at_ns=2_000)
     assert plan.wall_clock_now(2_700) == 1_000_700
