@@ -114,3 +114,6 @@ class KubeApi(Protocol):
 
     async def preferred_version(self, group: str) -> str:
         """The version that discovery prefers for a group. Raises: NotFoundError if unserved."""
+
+    async def served_versions(self, group: str) -> tuple[str, ...]:
+        """All of a group, the preferred one first. Raises: NotFoundError if unserved."""
