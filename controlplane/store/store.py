@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from controlplane.api.manifest import Manifest
 
 _KIND = "SandboxSnapshot"
+# What every key matches, as a glob; some that are none of ours match it too.
+KEY_PATTERN: Final = f"snapshot:{_KIND}:*"
 
 
 @dataclass(frozen=True, order=True)
