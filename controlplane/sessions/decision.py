@@ -1,0 +1,35 @@
+"""Name why a session starts the way it does."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class StartReason(enum.StrEnum):
+    """Why a session gets a restore intent, or none; values of a metric label, of an annotation."""
+
+    RESTORED_INTENT = "restored_intent"
+    NO_SNAPSHOT = "no_snapshot"
+    NOT_READY = "not_ready"
+    STORE_DISABLED = "store_disabled"
+    STORE_ERROR = "store_error"
+    STORE_TIMEOUT = "store_timeout"
+    NO_ACTIVE_SET = "no_active_set"
+    HASH_MISMATCH = "hash_mismatch"
+    NO_READY_ARTIFACT = "no_ready_artifact"
+    MANIFEST_CORRUPT = "manifest_corrupt"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """key: what the session restores from, None = it starts cold. snapshot: which one decided."""
+
+    key: str | None
+    reason: StartReason
+    snapshot: str = ""
+
+
+def cold(reason: StartReason, snapshot: str = "") -> Decision:
+    """A start without a snapshot."""
+    return Decision(None, reason, snapshot)

@@ -1,0 +1,78 @@
+"""Read what a new Sandbox is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from controlplane.api import names
+from controlplane.api.core import Sandbox, SandboxSpec
+
+
+@dataclass(frozen=True)
+class SessionStart:
+    """What a session is about to run. template: a SandboxTemplate's name, empty if unknown."""
+
+    namespace: str
+    template: str
+    spec: SandboxSpec
+
+
+def session_of(sandbox: Sandbox, namespace: str) -> SessionStart:
+    """What this Sandbox asks for. namespace: where it is created, which it may not say itself."""
+    return SessionStart(namespace, template_name(sandbox), sandbox.spec)
+
+
+def without_restore_annotations(spec: SandboxSpec) -> SandboxSpec:
+    """The same without what its author says about restoring, which is never listened to."""
+    metadata = spec.pod_template.metadata
+    found = metadata.annotations or {}
+    if not any(is_restore_annotation(key) for key in found):
+        return spec
+    kept = {key: value for key, value in found.items() if not is_restore_annotation(key)}
+    pod_template = msgspec.structs.replace(
+        spec.pod_template, metadata=msgspec.structs.replace(metadata, annotations=kept)
+    )
+    return msgspec.structs.replace(spec, pod_template=pod_template)
+
+
+def is_restore_annotation(key: str) -> bool:
+    """A runtime would restore by it."""
+    return key == names.SNAPSHOT_KEY or key.startswith(names.PROVIDER_RESTORE_PREFIXES)
+
+
+def template_name(sandbox: Sandbox) -> str:
+    """The template that a Sandbox comes from.
+
+    agent-sandbox names it in an annotation of what its pools and claims make; AgentCube's direct
+    Sandboxes carry the workload's name, which is the template's name, as a label.
+    """
+    meta, pod = sandbox.metadata, sandbox.spec.pod_template.metadata
+    return (
+        meta.annotation(names.SANDBOX_TEMPLATE_REF)
+        or meta.label(names.SANDBOX_TEMPLATE_REF)
+        or meta.label(names.WORKLOAD_NAME)
+        or (pod.labels or {}).get(names.WORKLOAD_NAME, "")
+    )
+
+
+def is_build(sandbox: Sandbox) -> bool:
+    """It says that it is a build Sandbox: such a one never gets a restore intent."""
+    owner = sandbox.metadata.controller
+    return (
+        bool(sandbox.metadata.label(names.TEMPLATE_SANDBOX))
+        and owner is not None
+        and owner.kind == "SandboxSnapshot"
+        and owner.api_version.partition("/")[0] == names.GROUP
+    )
+
+
+def is_pool_made(sandbox: Sandbox) -> bool:
+    """A SandboxWarmPool made it and still holds it."""
+    owner = sandbox.metadata.controller
+    return (
+        owner is not None
+        and owner.kind == "SandboxWarmPool"
+        and owner.api_version.partition("/")[0] == names.EXTENSIONS_GROUP
+    )
