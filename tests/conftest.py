@@ -10,6 +10,18 @@ import psutil
 import pytest
 from hypothesis import settings
 
+from agentd import native
+from tests.kube.fixtures import (  # noqa: F401
+    api_cluster,
+    cluster,
+    clusters,
+    kube_assets,
+    pytest_collection_modifyitems,
+    redis_server,
+    sandbox_cluster,
+    valkey_server,
+)
+
 # A shared machine stalls; what hypothesis would call slow says nothing of the code.
 settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
@@ -33,10 +45,15 @@ def child_pids() -> set[int]:
 
 @pytest.fixture(autouse=True)
 def leaves_nothing_behind(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Compare fds with children before and after each test."""
+    """Compare fds with children before and after each test.
+
+    The core keeps idle inotify instances by design; they are closed first, so that one which it
+    lost is seen.
+    """
     fds, children = open_fds(), child_pids()
     yield
     gc.collect()
+    native.close_idle_watches()
     left = {fd: what for fd, what in open_fds().items() if fds.get(fd) != what}
     left = {fd: what for fd, what in left.items() if not _is_shared_machinery(what)}
     assert not left, f"left open: {left}"
