@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from agentd.engine.journal_records import (
     Role,
 )
 from agentd.engine.machines import Machines
+from agentd.engine.plans import require_memory
 from agentd.engine.threads import in_thread
 from agentd.engine.trace import Tracer
 from agentd.errors import ErrorCode, PeerError
@@ -29,7 +31,7 @@ from agentd.warmfork.channel import GuestChannel
 from agentd.warmfork.services import fetch_status, take_baseline, within
 from agentd.warmfork.verdict import Finding, HostKnowledge, judge_contamination
 from agentd.wire.guest import GuestStatus
-from agentd.wire.manifest import GuestFacts, ImageFacts, Machine
+from agentd.wire.manifest import GuestFacts, ImageFacts, Machine, SnapshotFacts
 
 # How far a build is when each stage begins; shares of a build under the emulator.
 STAGES: Final = {
@@ -47,12 +49,28 @@ _RETRY_S: Final = 0.05  # between two questions to a guest that is not yet at re
 
 @dataclass(frozen=True)
 class BuildOrder:
-    """What to build. image: directory or key."""
+    """What to build. image: directory or key. snapshot: of a cluster, for which it is built."""
 
     name: str
     vm_id: str
     image: str
     machine: Machine
+    snapshot: SnapshotFacts | None = None
+
+
+@dataclass(frozen=True)
+class HeldMachine:
+    """A machine whose guest is warm and waits at its checkpoint, its gate closed.
+
+    Owned by whoever holds it, who must hand it to `Builder.seal` or `Builder.drop`. channel: the
+    only one there has been to it.
+    """
+
+    order: BuildOrder
+    image: Image
+    vm: Vm
+    channel: GuestChannel
+    stages_ms: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -86,18 +104,46 @@ class Builder:
         self._tracer = tracer
 
     async def build(self, order: BuildOrder, on_stage: OnStage) -> Built:
-        """Build one template, keeping its memory loaded.
+        """Build one template, keeping its memory loaded: as `hold`, then `seal`."""
+        return await self.seal(await self.hold(order, on_stage), order, on_stage)
 
-        Returns: its memory is owned by the caller. Raises: SnapStartError of the stage that failed.
-        Cancellation, any failure: ends the machine, removes what was written.
+    async def hold(self, order: BuildOrder, on_stage: OnStage) -> HeldMachine:
+        """Boot an image, wait until its guest is warm; it stays there, with its gate closed.
+
+        Returns: owned by the caller. Raises: SnapStartError of the stage that failed.
+        Cancellation, any failure: ends the machine.
         """
-        stages = _Stages(order.name, self._tracer, on_stage)
+        stages = _Stages(order.name, self._tracer, on_stage, {})
         stages.enter("image")
         image = await asyncio.to_thread(self._open_image, order.image)
-        frozen, status = await self._freeze(order, image, stages)
+        stages.enter("boot")
+        async with self._machines.intended(order.vm_id, Role.BUILD) as run_dir:
+            vm = await self._vmm.boot(boot_spec(order.vm_id, run_dir, image, order.machine))
+        try:
+            self._machines.note_running(vm.record, None)
+            channel = await self._warm(vm, stages)
+        except BaseException:
+            await self._machines.end(order.vm_id, vm, None, "build_failed")
+            raise
+        stages.leave()
+        return HeldMachine(order, image, vm, channel, stages.times_ms)
+
+    async def drop(self, held: HeldMachine, reason: str) -> None:
+        """End a held machine, remove what it leaves. Cancellation: afterwards."""
+        await self._machines.end(held.order.vm_id, held.vm, held.channel, reason)
+
+    async def seal(self, held: HeldMachine, order: BuildOrder, on_stage: OnStage) -> Built:
+        """Prove a held machine clean, freeze it, keep it as a template.
+
+        Args: held: over from the call on, whatever happens. order: its own, perhaps under another
+        name. Returns: its memory is owned by the caller. Raises: SnapStartError of the stage that
+        failed. Cancellation, any failure: ends the machine, removes what was written.
+        """
+        stages = _Stages(order.name, self._tracer, on_stage, held.stages_ms)
+        frozen, status = await self._freeze(held, stages)
         try:
             stages.enter("seal")
-            loaded = await self._seal(order, image, frozen, status, stages)
+            loaded = await self._seal(order, held.image, frozen, status, stages)
         except BaseException:
             _close(frozen)
             raise
@@ -109,44 +155,38 @@ class Builder:
         image.verify_digests()
         return image
 
-    async def _freeze(
-        self, order: BuildOrder, image: Image, stages: _Stages
-    ) -> tuple[Checkpoint, GuestStatus]:
-        stages.enter("boot")
-        async with self._machines.intended(order.vm_id, Role.BUILD) as run_dir:
-            spec = boot_spec(order.vm_id, run_dir, image, order.machine)
-            vm = await self._vmm.boot(spec)
-        frozen = None
-        try:
-            self._machines.note_running(vm.record, None)
-            status = await self._prove_clean(vm, stages)
-            stages.enter("checkpoint")
-            frozen = await self._vmm.checkpoint(vm, deadline_s=self._deadlines.checkpoint_s)
-            await self._machines.end(order.vm_id, vm, None, "frozen")
-        except BaseException:
-            if frozen is not None:
-                _close(frozen)
-            await self._machines.end(order.vm_id, vm, None, "build_failed")
-            raise
-        return frozen, status
-
-    async def _prove_clean(self, vm: Vm, stages: _Stages) -> GuestStatus:
-        """Wait until the guest answers, which it does once it is warm; let it prove it is clean."""
+    async def _warm(self, vm: Vm, stages: _Stages) -> GuestChannel:
+        """Wait until the guest answers, which it does once it is warm; take its baseline."""
         stages.enter("warm")
         deadline_s = self._deadlines.warm_s
         connecting = GuestChannel.connect(vm.channel_path, deadline_s=deadline_s)
         channel = await _unless_dead(vm, connecting)
         try:
             stages.enter("baseline")
-            await take_baseline(channel, deadline_s=self._deadlines.call_s)
-            stages.enter("verdict")
-            return await _fetch_clean_status(vm, channel, self._deadlines.call_s)
-        except PeerError as exc:
-            if exc.code is not ErrorCode.GUEST_CONTAMINATED:
-                exc.message = add_console(exc.message, await vm.console_tail(deadline_s=1.0))
-            raise
-        finally:
+            async with _explained(vm):
+                await take_baseline(channel, deadline_s=self._deadlines.call_s)
+        except BaseException:
             await channel.close()
+            raise
+        return channel
+
+    async def _freeze(self, held: HeldMachine, stages: _Stages) -> tuple[Checkpoint, GuestStatus]:
+        vm, vm_id = held.vm, held.order.vm_id
+        frozen = None
+        try:
+            stages.enter("verdict")
+            async with _explained(vm):
+                status = await _fetch_clean_status(vm, held.channel, self._deadlines.call_s)
+            await held.channel.close()
+            stages.enter("checkpoint")
+            frozen = await self._vmm.checkpoint(vm, deadline_s=self._deadlines.checkpoint_s)
+            await self._machines.end(vm_id, vm, None, "frozen")
+        except BaseException:
+            if frozen is not None:
+                _close(frozen)
+            await self._machines.end(vm_id, vm, held.channel, "build_failed")
+            raise
+        return frozen, status
 
     async def _seal(
         self,
@@ -170,21 +210,27 @@ class Builder:
 class _Stages:
     """Times the stages of one build, tells who watches. `on_seal` may be called in any thread."""
 
-    def __init__(self, name: str, tracer: Tracer, on_stage: OnStage) -> None:
+    def __init__(
+        self, name: str, tracer: Tracer, on_stage: OnStage, times_ms: Mapping[str, float]
+    ) -> None:
         self._name = name
         self._tracer = tracer
         self._on_stage = on_stage
         self._loop = asyncio.get_running_loop()
         self._entered = time.monotonic()
         self._stage = ""
-        self.times_ms: dict[str, float] = {}
+        self.times_ms = dict(times_ms)
+
+    def leave(self) -> None:
+        """The present stage ended."""
+        if self._stage:
+            self.times_ms[self._stage] = round((time.monotonic() - self._entered) * 1000, 3)
+        self._stage = ""
 
     def enter(self, stage: str) -> None:
         """A stage begins, the former one ended."""
-        now = time.monotonic()
-        if self._stage:
-            self.times_ms[self._stage] = round((now - self._entered) * 1000, 3)
-        self._stage, self._entered = stage, now
+        self.leave()
+        self._stage, self._entered = stage, time.monotonic()
         self._on_stage(stage, STAGES[stage])
         self._tracer.step(f"template.{stage}.started", template=self._name)
 
@@ -194,6 +240,17 @@ class _Stages:
             share = progress.done_bytes / progress.total_bytes
             at = STAGES["seal"] + share * (STAGES["ready"] - STAGES["seal"])
             self._loop.call_soon_threadsafe(self._on_stage, "seal", round(at, 3))
+
+
+@asynccontextmanager
+async def _explained(vm: Vm) -> AsyncIterator[None]:
+    """Let what a guest does wrong say what it wrote to its console last."""
+    try:
+        yield
+    except PeerError as exc:
+        if exc.code is not ErrorCode.GUEST_CONTAMINATED:
+            exc.message = add_console(exc.message, await vm.console_tail(deadline_s=1.0))
+        raise
 
 
 async def _unless_dead(vm: Vm, connecting: Coroutine[Any, Any, GuestChannel]) -> GuestChannel:
@@ -247,7 +304,8 @@ def _not_warm(what: str, console: str) -> PeerError:
 
 
 def boot_spec(vm_id: str, run_dir: Path, image: Image, machine: Machine) -> BootSpec:
-    """How to boot an image."""
+    """How to boot an image. Raises: UsageError when the machine is too small for it."""
+    require_memory(image.manifest, machine.memory_mib)
     cmdline = " ".join(image.manifest.cmdline)
     return BootSpec(vm_id, run_dir, image.kernel_path, image.initrd_path, cmdline, machine)
 
@@ -267,6 +325,7 @@ def _seal_request(
         ),
         memory_fd=frozen.memory_fd,
         state_fd=frozen.state_fd,
+        snapshot=order.snapshot,
     )
 
 

@@ -17,6 +17,7 @@ from agentd.engine.adoption import (
     plan_sweep,
 )
 from agentd.engine.build import Builder
+from agentd.engine.held import HeldBuilds
 from agentd.engine.home import make_private_dir, read_boot_id
 from agentd.engine.journal import Journal
 from agentd.engine.journal_records import (
@@ -94,6 +95,7 @@ class Engine:
             outside.now_s,
             lambda: self.parking.nudge(),
         )
+        self.held = HeldBuilds(builder, self.machines, self.templates, self._vm_tasks, tracer)
         starter = Starter(outside.vmm, self.machines, self.templates, settings)
         self.parking = Parking(
             starter, self.machines, self.templates, tracer, settings, new_session_id
@@ -128,6 +130,10 @@ class Engine:
             template_bytes=lambda: self.templates.loaded_bytes,
             available_bytes=self._outside.available_bytes,
         )
+
+    def check_monitor(self) -> None:
+        """See whether machines can be started now. Blocks. Raises: ConfigError."""
+        self._outside.vmm.check()
 
     # -- starting ---------------------------------------------------------------------------
 
@@ -212,7 +218,7 @@ class Engine:
 
     async def _stop_own_work(self) -> None:
         await self.tasks.stop(self._outside.settings.stop.builds_s)
-        await asyncio.gather(self.templates.stop_work(), self.parking.close())
+        await asyncio.gather(self.templates.stop_work(), self.held.close(), self.parking.close())
 
     async def _within(self, deadline_s: float, what: str, work: Awaitable[None]) -> None:
         try:

@@ -8,10 +8,13 @@ names the boot it belongs to.
 
 A daemon killed in the middle of a write leaves a torn tail: bad lines with no good one after them
 are dropped. A bad line *followed* by a good one cannot come from that; such a file is refused.
+
+Whoever has the journal open has the run directory: `lock` beside it is held (flock(2)) until then.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import zlib
 from pathlib import Path
@@ -20,7 +23,7 @@ from typing import Final
 import msgspec
 
 from agentd.engine.journal_records import JournalState, Record, apply, records_of, replay
-from agentd.errors import ErrorCode, InvariantError, PermanentError, TransientError
+from agentd.errors import ConfigError, ErrorCode, InvariantError, PermanentError, TransientError
 
 _VERSION: Final = b"1"
 _COMPACT_EVERY: Final = 20_000  # records; about 6 MB, rewritten in a few milliseconds
@@ -84,22 +87,29 @@ def _corrupt(where: str, line: int) -> PermanentError:
 class Journal:
     """The open journal; one owner appends to it, `close` releases the file."""
 
-    def __init__(self, path: Path, fd: int, state: JournalState) -> None:
+    def __init__(self, path: Path, fd: int, lock_fd: int, state: JournalState) -> None:
         self._path = path
         self._fd = fd
+        self._lock_fd = lock_fd
         self._state = state
         self._appended = 0
 
     @classmethod
     def open(cls, path: Path, boot_id: str) -> tuple[Journal, JournalState]:
-        """Read the journal, rewrite it in its shortest form, open it for appending.
+        """Lock the directory, read the journal, rewrite it in its shortest form, open it.
 
         Returns: the journal; the state as the predecessor left it, with *its* boot_id.
-        Raises: PermanentError if it is damaged in the middle, TransientError if it cannot be kept.
+        Raises: ConfigError if another daemon has the directory, PermanentError if the journal is
+        damaged in the middle, TransientError if it cannot be kept.
         """
-        found = replay(_read(path))
-        copy = JournalState(boot_id, dict(found.vms), dict(found.templates))
-        return cls(path, _rewrite(path, copy), copy), found
+        lock_fd = _lock(path.with_name("lock"))
+        try:
+            found = replay(_read(path))
+            copy = JournalState(boot_id, dict(found.vms), dict(found.templates))
+            return cls(path, _rewrite(path, copy), lock_fd, copy), found
+        except BaseException:
+            os.close(lock_fd)
+            raise
 
     @property
     def state(self) -> JournalState:
@@ -124,12 +134,38 @@ class Journal:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+            os.close(self._lock_fd)
 
     def _compact(self) -> None:
         fresh = _rewrite(self._path, self._state)
         os.close(self._fd)
         self._fd = fresh
         self._appended = 0
+
+
+def _lock(path: Path) -> int:
+    """Lock the run directory for this process; returns the descriptor, owned by the caller.
+
+    Two daemons with different data directories may have been given one run directory: each would
+    take the other's machines for what a dead predecessor left.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    except BlockingIOError as exc:
+        holder = os.pread(fd, 32, 0).decode(errors="replace").strip() or "unknown"
+        os.close(fd)
+        raise ConfigError(
+            ErrorCode.CONFIG_INVALID,
+            f"locking the run directory {str(path.parent)!r}: the agentd with pid {holder} uses it",
+            hint="stop that daemon, or give this one a paths.run_dir of its own",
+        ) from exc
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def _read(path: Path) -> list[Record]:

@@ -37,10 +37,12 @@ class VmIntended(_Line, frozen=True, tag="vm_intended"):
     run_dir: str
 
 
-class SessionFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SessionFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a successor has to know of a session. Times: seconds since the epoch.
 
     Its environment is not in here: the guest has it, and it may hold secrets.
+    memory_mib: of a machine that was booted from an image without a template. labels: of whoever
+    started it within this program.
     """
 
     template: str
@@ -51,6 +53,8 @@ class SessionFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hostname: str
     metadata: dict[str, str] = {}
     stages_ms: dict[str, float] = {}
+    memory_mib: int = 0
+    labels: dict[str, str] = {}
 
 
 class VmRunning(_Line, frozen=True, tag="vm_running"):
@@ -76,7 +80,9 @@ class VmGone(_Line, frozen=True, tag="vm_gone"):
 
 
 class TemplateBegun(_Line, frozen=True, tag="template_begun"):
-    """A template is about to be built."""
+    """A template is about to be built. is_held: from a held build, whose owner hears of a failure;
+    nothing is kept of it then.
+    """
 
     name: str
     build_id: str
@@ -84,6 +90,7 @@ class TemplateBegun(_Line, frozen=True, tag="template_begun"):
     memory_mib: int
     vcpus: int
     created_at_s: float
+    is_held: bool = False
 
 
 class TemplateFailed(_Line, frozen=True, tag="template_failed"):

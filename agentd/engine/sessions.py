@@ -7,9 +7,9 @@ import contextlib
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from msgspec import structs
@@ -25,8 +25,9 @@ from agentd.engine.parking import Parked, Parking
 from agentd.engine.plans import Need, can_take_parked, choose_duration
 from agentd.engine.records import Records
 from agentd.engine.session import EndReason, Machine, Ready, Session, SessionEvent, ended_error
-from agentd.engine.starter import Order, Starter
+from agentd.engine.starter import ImageSource, Order, Starter
 from agentd.engine.tasks import Tasks, uninterrupted
+from agentd.engine.template import Template
 from agentd.engine.templates import Templates
 from agentd.engine.trace import Tracer
 from agentd.errors import ErrorCode, PeerError, SnapStartError, TransientError, UsageError
@@ -34,10 +35,32 @@ from agentd.settings import Settings
 from agentd.vmm.vmm import Vm
 from agentd.warmfork.channel import GuestChannel
 from agentd.wire.api import CreateSession, SessionMode, SessionState
+from agentd.wire.manifest import Machine as Shape
 
 _DYING_S: Final = 0.5  # between the end of a machine's channel and that of its process
 _MAX_DEADLINE_S: Final = 600.0
 _REMEMBERED: Final = 256  # ended sessions that still explain themselves; older ones are unknown
+
+
+# When a session ends that nothing but its owner ends: seconds, and seconds since the epoch.
+_NEVER_S: Final = 1e11
+
+
+@dataclass(frozen=True)
+class OwnSession:
+    """A session that a part of this program starts; it never expires.
+
+    id: the caller's choice, as a machine's id. source: the name of a template to fork, or what to
+    boot. deadline_s: seconds until its guest has its identity. labels: kept in the journal.
+    """
+
+    id: str
+    source: str | ImageSource
+    deadline_s: float
+    hostname: str = ""
+    env: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 class Sessions:
@@ -105,34 +128,66 @@ class Sessions:
         Raises: UsageError, TransientError NODE_FULL, PeerError, PermanentError.
         Cancellation: leaves nothing behind.
         """
+        with self._creation():
+            template = self._templates.require_ready(request.template)
+            facts = self._facts(request)
+            deadline_s = self._start_deadline(request)
+            parked = self._take_parked(request)
+            session_id = new_session_id() if parked is None else parked.id
+            order = _order(session_id, request, deadline_s)
+            return await self._create(order, facts, template, parked)
+
+    async def start(self, wish: OwnSession) -> Session:
+        """Start a session under an id of the caller's, and wait until its guest has an identity.
+
+        Raises: as `create`; UsageError when there is a machine of that id, so that one id never has
+        two. Cancellation: leaves nothing behind.
+        """
+        with self._creation():
+            if wish.id in self._live or self._machines.is_known(wish.id):
+                raise UsageError(
+                    ErrorCode.REQUEST_INVALID, f"starting session {wish.id!r}: it runs already"
+                )
+            source: Template | ImageSource
+            if isinstance(wish.source, str):
+                source = self._templates.require_ready(wish.source)
+            else:
+                source = wish.source
+            return await self._create(_own_order(wish), self._own_facts(wish), source, None)
+
+    @contextlib.contextmanager
+    def _creation(self) -> Iterator[None]:
         self._require_open()
         task = asyncio.current_task()
         assert task is not None
         self._creating.add(task)
         try:
-            return await self._create(request)
+            yield
         finally:
             self._creating.discard(task)
 
-    async def _create(self, request: CreateSession) -> Session:
+    async def _create(
+        self,
+        order: Order,
+        facts: SessionFacts,
+        source: Template | ImageSource,
+        parked: Parked | None,
+    ) -> Session:
         # Not the loop's clock, which stands still while a callback runs.
         begun_s = time.perf_counter()
-        template = self._templates.require_ready(request.template)
-        facts = self._facts(request)
-        deadline_s = self._start_deadline(request)
-        parked = self._take_parked(request)
-        session = self._new(new_session_id() if parked is None else parked.id, facts)
+        session = self._new(order.vm_id, facts)
         ready = None if parked is None else parked.ready
         try:
-            session.leases.enter_context(self._templates.lease(template.name))
+            if isinstance(source, Template):
+                session.leases.enter_context(self._templates.lease(source.name))
             if ready is None:
-                ready = await self._starter.start(_order(session.id, request, deadline_s), template)
+                ready = await self._starter.start(order, source)
             total_ms = round((time.perf_counter() - begun_s) * 1000, 3)
             self._begin(session, replace(ready, stages_ms={**ready.stages_ms, "total": total_ms}))
         except BaseException as exc:
             await uninterrupted(self._abandon(session, ready, exc))
             raise
-        self._report(session, request.mode.value if parked is None else "parked")
+        self._report(session, order.mode.value if parked is None else "parked")
         return session
 
     def _take_parked(self, request: CreateSession) -> Parked | None:
@@ -217,6 +272,20 @@ class Sessions:
             metadata=dict(request.metadata),
         )
 
+    def _own_facts(self, wish: OwnSession) -> SessionFacts:
+        is_fork = isinstance(wish.source, str)
+        return SessionFacts(
+            template=wish.source if isinstance(wish.source, str) else "",
+            mode=SessionMode.FORK if is_fork else SessionMode.COLD,
+            created_at_s=self._now_s(),
+            expires_at_s=_NEVER_S,
+            idle_timeout_s=_NEVER_S,
+            hostname="",
+            metadata=dict(wish.metadata),
+            memory_mib=0 if isinstance(wish.source, str) else wish.source.machine.memory_mib,
+            labels=dict(wish.labels),
+        )
+
     def _start_deadline(self, request: CreateSession) -> float:
         deadlines = self._settings.deadlines
         is_cold = request.mode is SessionMode.COLD
@@ -268,6 +337,13 @@ class Sessions:
         return machine
 
     # -- ending -----------------------------------------------------------------------------
+
+    async def wait_ended(self, session: Session) -> str:
+        """Wait until a session has ended, its machine is gone. Returns: the reason."""
+        while session.ending is None:
+            await session.changed.wait()
+        await asyncio.shield(session.ending)
+        return session.ended_reason
 
     async def end(self, session_id: str, reason: EndReason) -> None:
         """End a session; one that ended already is no error. Cancellation: it ends all the same.
@@ -367,8 +443,7 @@ class Sessions:
     async def adopt(self, action: AdoptSession, vm: Vm) -> bool:
         """Carry on a predecessor's session. Returns: False if its guest does not answer."""
         facts = action.facts
-        template = self._templates.find(facts.template)
-        need = self._starter.need_of(facts.mode, template, Role.SESSION)
+        need = self._starter.need_of(facts.mode, self._shape_of(facts), Role.SESSION)
         self._machines.promise(action.vm_id, need, force=True)
         try:
             channel = await GuestChannel.connect(
@@ -386,6 +461,12 @@ class Sessions:
             "session.ready", session=session.id, template=facts.template, start="adopted"
         )
         return True
+
+    def _shape_of(self, facts: SessionFacts) -> Shape | None:
+        if facts.memory_mib:
+            return Shape(facts.memory_mib, 1)
+        template = self._templates.find(facts.template)
+        return None if template is None else template.machine
 
     def refuse(self) -> None:
         """No session is created from here on."""
@@ -428,6 +509,18 @@ def _order(session_id: str, request: CreateSession, deadline_s: float) -> Order:
         env=request.env,
         files=request.files,
         metadata=request.metadata,
+    )
+
+
+def _own_order(wish: OwnSession) -> Order:
+    mode = SessionMode.FORK if isinstance(wish.source, str) else SessionMode.COLD
+    return Order(
+        wish.id,
+        wish.deadline_s,
+        mode,
+        env=wish.env,
+        metadata=wish.metadata,
+        hostname=wish.hostname,
     )
 
 

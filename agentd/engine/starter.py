@@ -24,11 +24,20 @@ from agentd.vmm.vmm import ForkSpec, Started, Vmm
 from agentd.warmfork.prepare import encode_prepare, new_identity
 from agentd.warmfork.services import within
 from agentd.wire.api import SessionMode
+from agentd.wire.manifest import Machine as Shape
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """What to boot cold where there is no template. image: directory or key."""
+
+    image: str
+    machine: Shape
 
 
 @dataclass(frozen=True)
 class Order:
-    """What to start."""
+    """What to start. hostname: empty takes the machine's id."""
 
     vm_id: str
     deadline_s: float
@@ -37,6 +46,7 @@ class Order:
     files: Mapping[str, bytes] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
     role: Role = Role.SESSION
+    hostname: str = ""
 
 
 class Starter:
@@ -50,24 +60,25 @@ class Starter:
         self._templates = templates
         self._settings = settings
 
-    async def start(self, order: Order, template: Template) -> Ready:
+    async def start(self, order: Order, source: Template | ImageSource) -> Ready:
         """Start a machine; until this returns it owns everything.
 
+        Args: source: a template to fork, or what to boot.
         Raises: UsageError for an identity the guest would refuse; TransientError NODE_FULL,
         NO_MEMORY; PeerError; PermanentError. Cancellation: leaves nothing behind.
         """
-        identity = new_identity(order.vm_id, os.urandom)
+        identity = new_identity(order.vm_id, os.urandom, order.hostname)
         prepare = encode_prepare(
             identity, env=order.env, files=order.files, metadata=order.metadata
         )
-        self._machines.promise(order.vm_id, self.need_of(order.mode, template, order.role))
+        self._machines.promise(order.vm_id, self.need_of(order.mode, source.machine, order.role))
         clock = asyncio.get_running_loop().time
         ends_at_s = clock() + order.deadline_s
         try:
-            if order.mode is SessionMode.COLD:
-                launch = self._cold(order, template, prepare)
+            if order.mode is SessionMode.COLD or isinstance(source, ImageSource):
+                launch = self._cold(order, source, prepare)
             else:
-                launch = await self._fork(order, template, prepare)
+                launch = await self._fork(order, source, prepare)
             machine, started = await self._machines.launch(
                 order.vm_id, order.role, launch, deadline_s=ends_at_s - clock()
             )
@@ -76,11 +87,11 @@ class Starter:
             raise
         return Ready(machine, identity.hostname, started.stages_ms)
 
-    def need_of(self, mode: SessionMode, template: Template | None, role: Role) -> Need:
-        """The memory to promise. template: None when it is gone already."""
+    def need_of(self, mode: SessionMode, machine: Shape | None, role: Role) -> Need:
+        """The memory to promise. machine: None when nobody knows any more."""
         is_session = role is Role.SESSION
-        if mode is SessionMode.COLD and template is not None:
-            return Need(template.machine.memory_mib * MIB + BOOT_OVERHEAD_BYTES, is_session)
+        if mode is SessionMode.COLD and machine is not None:
+            return Need(machine.memory_mib * MIB + BOOT_OVERHEAD_BYTES, is_session)
         return Need(self._settings.admission.fork_private_bytes, is_session)
 
     async def _fork(self, order: Order, template: Template, prepare: bytes) -> Launch:
@@ -93,11 +104,11 @@ class Starter:
 
         return launch
 
-    def _cold(self, order: Order, template: Template, prepare: bytes) -> Launch:
+    def _cold(self, order: Order, source: Template | ImageSource, prepare: bytes) -> Launch:
         async def launch(run_dir: Path, deadline_s: float) -> Started:
             cache_dir = self._settings.image_cache_dir
-            image = await asyncio.to_thread(load_image, template.image, cache_dir)
-            spec = boot_spec(order.vm_id, run_dir, image, template.machine)
+            image = await asyncio.to_thread(load_image, source.image, cache_dir)
+            spec = boot_spec(order.vm_id, run_dir, image, source.machine)
             return await self._vmm.boot_session(spec, prepare, deadline_s=deadline_s)
 
         return launch

@@ -15,7 +15,7 @@ from agentd.errors import ErrorCode, PermanentError, SnapStartError
 from agentd.store.loaded import LoadedTemplate
 from agentd.store.templates import BrokenTemplate, StoredTemplate
 from agentd.wire.api import TemplateState
-from agentd.wire.manifest import Machine
+from agentd.wire.manifest import Machine, SnapshotFacts
 
 
 @dataclass(eq=False)
@@ -23,7 +23,7 @@ class Template:
     """A template. build_id: empty if it was built under a predecessor. memory: once it was used.
 
     loading: while somebody reads it from disk. building: while it is built. digesting: while its
-    SHA-256 is recorded.
+    SHA-256 is recorded. snapshot: of a cluster, for which it was made.
     """
 
     name: str
@@ -41,6 +41,7 @@ class Template:
     loading: asyncio.Task[LoadedTemplate] | None = None
     building: asyncio.Task[None] | None = None
     digesting: asyncio.Task[None] | None = None
+    snapshot: SnapshotFacts | None = None
 
     def __repr__(self) -> str:
         return f"<Template {self.name} {self.state.value} {self.stage}>"
@@ -58,6 +59,7 @@ def from_store(stored: StoredTemplate) -> Template:
         stage="ready",
         progress=1.0,
         size_bytes=stored.disk_bytes,
+        snapshot=manifest.snapshot,
     )
 
 

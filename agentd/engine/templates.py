@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager
-from typing import Final
+from dataclasses import replace
+from typing import Any, Final
 
 from agentd.engine.adoption import FailTemplate
-from agentd.engine.build import Builder, BuildOrder, Built
+from agentd.engine.build import Builder, BuildOrder, Built, HeldMachine, OnStage
 from agentd.engine.checks import Checks
 from agentd.engine.journal import Journal
 from agentd.engine.journal_records import (
@@ -52,8 +53,9 @@ from agentd.store.templates import StoredTemplate, TemplateStore
 from agentd.units import MIB
 from agentd.vmm.vmm import Vmm
 from agentd.wire.api import CreateTemplate, TemplateState
-from agentd.wire.manifest import Machine, Manifest
+from agentd.wire.manifest import Machine, Manifest, SnapshotFacts
 
+_Build = Callable[[OnStage], Coroutine[Any, Any, Built]]
 # What no second attempt mends.
 _UNUSABLE: Final = frozenset({ErrorCode.TEMPLATE_CORRUPT, ErrorCode.TEMPLATE_INCOMPATIBLE})
 
@@ -104,7 +106,9 @@ class Templates:
         for action in died:
             self._settle_dead_build(action.begun)
         for entry in entries.values():
-            if entry.failed is not None and entry.begun.name not in self._all:
+            if entry.begun.is_held:
+                self._journal_quietly(TemplateSettled(entry.begun.name))
+            elif entry.failed is not None and entry.begun.name not in self._all:
                 self._all[entry.begun.name] = from_failed(entry.begun, entry.failed)
 
     def _restore(self, stored: StoredTemplate) -> None:
@@ -218,6 +222,16 @@ class Templates:
         )
         self._on_change()
 
+    async def inspect(self, name: str) -> StoredTemplate:
+        """Look at a template on disk: its manifest, its files' sizes, whether it fits this monitor.
+
+        Raises: UsageError TEMPLATE_NOT_FOUND; PermanentError TEMPLATE_CORRUPT,
+        TEMPLATE_INCOMPATIBLE. Cancellation: harmless.
+        """
+        stored = await asyncio.to_thread(self._store.inspect, name)
+        self._require_compatible(stored.manifest)
+        return stored
+
     async def verify(self, name: str) -> Verified:
         """Read a template's every byte from disk, whether it is loaded or not.
 
@@ -239,12 +253,41 @@ class Templates:
         order = self._order(request)
         need = Need(order.machine.memory_mib * MIB + BOOT_OVERHEAD_BYTES, is_session=False)
         self._machines.promise(order.vm_id, need)
-        created_at_s = self._now_s()
         try:
-            self._journal.append(_begun(order, created_at_s))
+            template = self._announce(order, is_held=False)
         except BaseException:
             self._machines.withdraw(order.vm_id)
             raise
+        self._start(template, lambda on_stage: self._builder.build(order, on_stage))
+        return template
+
+    async def seal(self, held: HeldMachine, name: str, snapshot: SnapshotFacts) -> Template:
+        """Keep a held machine as a template; nothing is kept of a failure.
+
+        Args: held: over once the build has begun, whatever happens; a refusal leaves it alone.
+        Raises: UsageError NAME_INVALID, TEMPLATE_EXISTS, a refusal; what the build failed of.
+        Cancellation: stops the build, ends the machine.
+        """
+        self._require_free(validate_name(name))
+        order = replace(held.order, name=name, snapshot=snapshot)
+        template = self._announce(order, is_held=True)
+        building = self._start(template, lambda on_stage: self._builder.seal(held, order, on_stage))
+        try:
+            await asyncio.wait({building})
+        except asyncio.CancelledError:
+            building.cancel()
+            await uninterrupted(_settled(building))
+            raise
+        finally:
+            if template.state is TemplateState.FAILED and self._all.get(name) is template:
+                self._forget(template)
+        if template.error is not None:
+            raise template.error
+        return template
+
+    def _announce(self, order: BuildOrder, *, is_held: bool) -> Template:
+        created_at_s = self._now_s()
+        self._journal.append(_begun(order, created_at_s, is_held))
         template = Template(
             name=order.name,
             state=TemplateState.BUILDING,
@@ -252,17 +295,19 @@ class Templates:
             machine=order.machine,
             created_at=rfc3339(created_at_s),
             build_id=order.vm_id,
+            snapshot=order.snapshot,
         )
         self._all[order.name] = template
         self._records.template_begun(order.vm_id, order.name, order.image, created_at_s)
         self._tracer.step("template.begun", template=order.name)
-        template.building = self._tasks.start(
-            f"template-build:{order.name}", self._build(template, order)
-        )
         return template
 
-    def _order(self, request: CreateTemplate) -> BuildOrder:
-        name = validate_name(request.name)
+    def _start(self, template: Template, build: _Build) -> asyncio.Task[None]:
+        name = f"template-build:{template.name}"
+        template.building = self._tasks.start(name, self._build(template, build))
+        return template.building
+
+    def _require_free(self, name: str) -> None:
         if name in self._all:
             raise UsageError(
                 ErrorCode.TEMPLATE_EXISTS,
@@ -270,6 +315,10 @@ class Templates:
                 f"({self._all[name].state.value})",
                 hint="choose another name, or remove it first",
             )
+
+    def _order(self, request: CreateTemplate) -> BuildOrder:
+        name = validate_name(request.name)
+        self._require_free(name)
         bounds = self._settings.machines
         machine = Machine(
             choose_machine(
@@ -279,13 +328,13 @@ class Templates:
         )
         return BuildOrder(name, f"t-{secrets.token_hex(8)}", request.image, machine)
 
-    async def _build(self, template: Template, order: BuildOrder) -> None:
+    async def _build(self, template: Template, build: _Build) -> None:
         def on_stage(stage: str, progress: float) -> None:
             if template.state is TemplateState.BUILDING:
                 template.stage, template.progress = stage, progress
 
         try:
-            built = await self._builder.build(order, on_stage)
+            built = await build(on_stage)
         except SnapStartError as exc:
             self._fail(template, exc)
         except TimeoutError:
@@ -299,7 +348,7 @@ class Templates:
         else:
             await self._complete(template, built)
         finally:
-            self._machines.withdraw(order.vm_id)
+            self._machines.withdraw(template.build_id)
             template.building = None
 
     async def _complete(self, template: Template, built: Built) -> None:
@@ -339,6 +388,8 @@ class Templates:
     def _settle_dead_build(self, begun: TemplateBegun) -> None:
         """The predecessor died while it built: what it had sealed already is a template."""
         template = self._all.get(begun.name)
+        if template is None and begun.is_held:
+            return  # its owner asks for another one
         if template is None:
             template = self._all[begun.name] = from_begun(begun)
             self._fail(template, died(begun.name))
@@ -429,8 +480,18 @@ def _stopped(template: Template) -> SnapStartError:
     )
 
 
-def _begun(order: BuildOrder, created_at_s: float) -> TemplateBegun:
+async def _settled(building: asyncio.Task[None]) -> None:
+    await asyncio.wait({building})
+
+
+def _begun(order: BuildOrder, created_at_s: float, is_held: bool) -> TemplateBegun:
     machine = order.machine
     return TemplateBegun(
-        order.name, order.vm_id, order.image, machine.memory_mib, machine.vcpus, created_at_s
+        order.name,
+        order.vm_id,
+        order.image,
+        machine.memory_mib,
+        machine.vcpus,
+        created_at_s,
+        is_held,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from agentd.wire.manifest import FORMAT_VERSION, Manifest, VmmFacts
+from agentd.wire.manifest import FORMAT_VERSION, READABLE_VERSIONS, Manifest, VmmFacts
 
 _TSC_TOLERANCE_PPM: Final = 1000  # 0.1 %: above the drift of one clock, below any two models
 _PPM: Final = 1_000_000
@@ -26,7 +26,7 @@ def classify_compatibility(manifest: Manifest, here: VmmFacts) -> list[str]:
     Returns: one sentence for each reason; empty when the template fits.
     """
     reasons = []
-    if manifest.format_version != FORMAT_VERSION:
+    if manifest.format_version not in READABLE_VERSIONS:
         reasons.append(f"format is {manifest.format_version}, this program uses {FORMAT_VERSION}")
     for fact, word in _EQUAL_FACTS.items():
         saved, current = getattr(manifest.vmm, fact), getattr(here, fact)

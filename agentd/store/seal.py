@@ -26,6 +26,7 @@ from agentd.wire.manifest import (
     Machine,
     Manifest,
     MemoryImage,
+    SnapshotFacts,
     VmmFacts,
 )
 
@@ -39,7 +40,7 @@ class SealRequest:
     """A frozen guest to keep.
 
     memory_fd, state_fd: borrowed memfds of the RAM, of the device state. They are sealed first, so
-    that what is hashed is what they hold for ever.
+    that what is hashed is what they hold for ever. snapshot: of a cluster, for which it is kept.
     """
 
     name: str
@@ -49,6 +50,7 @@ class SealRequest:
     guest: GuestFacts
     memory_fd: int
     state_fd: int
+    snapshot: SnapshotFacts | None = None
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def write_template(
     state = _write_state(dir_fd, request.state_fd)
     steps.reached("device state")
     manifest = Manifest(
-        format_version=wire.FORMAT_VERSION,
+        format_version=wire.format_for(request.snapshot),
         template_id=origin.template_id,
         name=request.name,
         owner=origin.owner,
@@ -132,6 +134,7 @@ def write_template(
         guest=request.guest,
         memory=memory,
         device_state=state,
+        snapshot=request.snapshot,
     )
     with files.created_file(files.MANIFEST, dir_fd) as fd:
         files.write_all(fd, _encode_readable(manifest))

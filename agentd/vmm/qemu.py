@@ -13,6 +13,7 @@ from typing import Final
 
 from agentd import native
 from agentd.errors import (
+    ConfigError,
     ErrorCode,
     InvariantError,
     PeerError,
@@ -93,6 +94,19 @@ class Qemu:
             host_cpu=self._settings.host_cpu,
             host_tsc_khz=self._settings.host_tsc_khz,
         )
+
+    def check(self) -> None:
+        """See whether the program, and the device it needs, are still there."""
+        needs = [(self._settings.binary, os.X_OK)]
+        if self._settings.accelerator.name == "kvm":
+            needs.append(("/dev/kvm", os.R_OK | os.W_OK))
+        for path, mode in needs:
+            if not os.access(path, mode):
+                raise ConfigError(
+                    ErrorCode.QEMU_MISSING,
+                    f"checking {self!r}: {path!r} is not there or may not be used",
+                    hint="install it again, or restore its permissions",
+                )
 
     # -- starting -------------------------------------------------------------------------
 

@@ -126,6 +126,9 @@ class Vmm(Protocol):
     def facts(self, machine: Machine) -> VmmFacts:
         """What templates of this monitor depend on."""
 
+    def check(self) -> None:
+        """See whether machines can be started now, without starting one. Raises: ConfigError."""
+
     async def boot(self, spec: BootSpec) -> Vm:
         """Start a machine from an image with RAM that `checkpoint` can keep.
 

@@ -80,15 +80,19 @@ class _Prepare(msgspec.Struct, frozen=True, kw_only=True, tag="PREPARE"):
     env_overrides: Mapping[str, str]
 
 
-def new_identity(session_id: str, random_bytes: Callable[[int], bytes]) -> Identity:
-    """A fresh identity; the host name is the session id as far as a label can hold it.
+def new_identity(
+    session_id: str, random_bytes: Callable[[int], bytes], hostname: str = ""
+) -> Identity:
+    """A fresh identity.
 
-    Args: random_bytes: a cryptographic source, such as os.urandom.
+    Args: random_bytes: a cryptographic source, such as os.urandom. hostname: made a label; empty
+    takes the session id.
     Raises: UsageError for a session id that cannot be one.
     """
     if not _SESSION_ID.fullmatch(session_id):
         raise _invalid(f"session id {session_id[:80]!r} is not 1 to 253 printable ASCII characters")
-    label = _NOT_IN_HOSTNAME.sub("-", session_id.lower())[:_LABEL_MAX_CHARS].strip("-")
+    wanted = (hostname or session_id).lower()
+    label = _NOT_IN_HOSTNAME.sub("-", wanted)[:_LABEL_MAX_CHARS].strip("-")
     return Identity(
         session_id=session_id,
         hostname=label or "session",

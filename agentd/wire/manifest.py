@@ -10,7 +10,10 @@ import msgspec
 
 from agentd.units import MIB
 
-FORMAT_VERSION: Final = 1
+# Format 2 may name the snapshot of a cluster that a template is an artifact of. Templates without
+# one are written in format 1, which older programs read.
+FORMAT_VERSION: Final = 2
+READABLE_VERSIONS: Final = (1, FORMAT_VERSION)
 MAX_BYTES: Final = 32 * MIB  # 2 TiB of guest memory, with some room
 _CHUNK_HASH: Final = re.compile(r"[0-9a-f]{16}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
@@ -83,10 +86,24 @@ class DeviceState(_Owned, frozen=True):
     sha256: str
 
 
-class Manifest(_Owned, frozen=True):
+class SnapshotFacts(_Owned, frozen=True):
+    """The snapshot of a cluster for which a template was made; its key is the template's name.
+
+    cluster: UID of the cluster's kube-system namespace. hash: of what was snapshotted.
+    """
+
+    cluster: str
+    namespace: str
+    name: str
+    uid: str
+    hash: str
+
+
+class Manifest(_Owned, frozen=True, omit_defaults=True):
     """One sealed template.
 
-    owner: the installation that made it. created_at: RFC 3339, UTC.
+    owner: the installation that made it. created_at: RFC 3339, UTC. snapshot: None if it was made
+    by order of nobody but this node.
     """
 
     format_version: int
@@ -100,6 +117,7 @@ class Manifest(_Owned, frozen=True):
     guest: GuestFacts
     memory: MemoryImage
     device_state: DeviceState
+    snapshot: SnapshotFacts | None = None
 
 
 class ManifestDamagedError(ValueError):
@@ -114,6 +132,11 @@ class _Versioned(msgspec.Struct, frozen=True):
     """What every format has in common."""
 
     format_version: int
+
+
+def format_for(snapshot: SnapshotFacts | None) -> int:
+    """The oldest format that can say it."""
+    return 1 if snapshot is None else FORMAT_VERSION
 
 
 def encode(manifest: Manifest) -> bytes:
@@ -133,9 +156,9 @@ def decode(data: bytes) -> Manifest:
         raise ManifestDamagedError(f"its {len(data)} bytes do not have the SHA-256 they begin with")
     try:
         version = msgspec.json.decode(body, type=_Versioned).format_version
-        if version != FORMAT_VERSION:
+        if version not in READABLE_VERSIONS:
             raise ManifestVersionError(
-                f"format {version}, this program reads format {FORMAT_VERSION}"
+                f"format {version}, this program reads formats up to {FORMAT_VERSION}"
             )
         manifest = msgspec.json.decode(body, type=Manifest)
     except msgspec.MsgspecError as exc:
@@ -151,6 +174,8 @@ def _frame(body: bytes) -> bytes:
 def _check(manifest: Manifest) -> None:
     """What the types do not say. Raises: ManifestDamagedError."""
     memory, state = manifest.memory, manifest.device_state
+    if manifest.snapshot is not None and manifest.format_version == 1:
+        raise ManifestDamagedError("format 1 names no snapshot")
     if memory.chunk_bytes <= 0 or memory.size_bytes <= 0 or state.size_bytes < 0:
         raise ManifestDamagedError("a size is not positive")
     if not 0 <= memory.data_bytes <= memory.size_bytes:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from agentd.units import MIB
 from tests.fakes.daemon import RunningDaemon, running_daemon, until
 
 
@@ -360,6 +361,23 @@ async def test_a_machine_that_dies_while_it_warms_fails_the_build(tmp_path: Path
         template = await daemon.template()
         assert template["error"]["code"] == "guest_not_ready"
         assert "fake console" in template["error"]["message"]
+        assert machines(tmp_path) == []
+
+
+async def test_a_machine_too_small_for_its_image_is_refused_with_the_least_size(
+    tmp_path: Path,
+) -> None:
+    async with running_daemon(tmp_path) as daemon:
+        initrd = bytes(2 * MIB)
+        (daemon.image / "initrd").write_bytes(initrd)
+        manifest = json.loads((daemon.image / "image.json").read_text())
+        digest = hashlib.sha256(initrd).hexdigest()
+        manifest["initrd"] = {"name": "initrd", "sha256": digest, "size_bytes": len(initrd)}
+        (daemon.image / "image.json").write_text(json.dumps(manifest))
+        template = await daemon.template()
+        assert (template["state"], code_of(template)) == ("failed", "request_invalid")
+        assert "at least 7 MiB" in template["error"]["message"]
+        assert "memory_mib 7" in template["error"]["hint"]
         assert machines(tmp_path) == []
 
 

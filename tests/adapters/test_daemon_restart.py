@@ -81,6 +81,24 @@ async def test_a_machine_nobody_knows_is_ended(tmp_path: Path) -> None:
         assert list((tmp_path / "run/vms").iterdir()) == []
 
 
+async def test_a_second_daemon_in_the_same_run_directory_is_refused(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    paths = {
+        "data_dir": other / "data",
+        "run_dir": tmp_path / "run",
+        "image_cache_dir": other / "i",
+    }
+    async with running_daemon(tmp_path) as daemon:
+        await daemon.template()
+        session = await daemon.session()
+        with pytest.raises(ConfigError, match="locking the run directory"):
+            async with running_daemon(other, paths=paths, api={"socket": other / "api.sock"}):
+                pass
+        assert (await daemon.run(session, "print(1)"))["stdout"] == "1\n"
+        await finish(daemon)
+
+
 async def test_a_build_that_is_stopped_is_reported_as_failed(tmp_path: Path) -> None:
     async with running_daemon(tmp_path) as daemon:
         daemon.vmm.faults = {"hang_at_baseline"}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from agentd.errors import ErrorCode, PeerError
+from agentd.errors import ConfigError, ErrorCode, PeerError
 from agentd.store.loaded import LoadedTemplate
 from agentd.units import MIB
 from agentd.vmm.vmm import BootSpec, Checkpoint, Connected, ForkSpec, Started, VmRecord
@@ -79,7 +79,8 @@ class FakeVm:
 class FakeVmm:
     """Implements `agentd.vmm.vmm.Vmm`.
 
-    faults: words for `vm_process`, read at each start. delay_s: what a fork takes beside.
+    faults: words for `vm_process`, read at each start; `gone`: the monitor is not there; `no_fork`:
+    it forks nothing. delay_s: what a fork takes beside.
     """
 
     def __init__(self, installation: str, vms_dir: Path) -> None:
@@ -92,6 +93,10 @@ class FakeVmm:
     def facts(self, machine: Machine) -> VmmFacts:
         return VmmFacts("fake", "1", "none", "none", "none", (), "none", 0)
 
+    def check(self) -> None:
+        if "gone" in self.faults:
+            raise ConfigError(ErrorCode.QEMU_MISSING, "checking the fake monitor: it is gone")
+
     async def boot(self, spec: BootSpec) -> FakeVm:
         vm = self._spawn(spec.vm_id, spec.run_dir, b"")
         vm.has_network_device = "network" in self.faults
@@ -102,6 +107,8 @@ class FakeVmm:
 
     async def fork(self, template: LoadedTemplate, spec: ForkSpec, *, deadline_s: float) -> Started:
         os.fstat(template.memory_fd)
+        if "no_fork" in self.faults:
+            raise PeerError(ErrorCode.VMM_FAILED, "the fake monitor does not fork")
         return await self._start(spec.vm_id, spec.run_dir, spec.prepare, deadline_s)
 
     async def checkpoint(self, vm: FakeVm, *, deadline_s: float) -> Checkpoint:

@@ -28,7 +28,13 @@ from agentd.engine.journal_records import (
     records_of,
     replay,
 )
-from agentd.errors import ErrorCode, InvariantError, PermanentError, TransientError
+from agentd.errors import (
+    ConfigError,
+    ErrorCode,
+    InvariantError,
+    PermanentError,
+    TransientError,
+)
 from agentd.wire.api import SessionMode
 
 _ids = st.sampled_from(["s-1", "s-2", "t-1"])
@@ -132,6 +138,28 @@ def test_a_successor_reads_what_was_appended_after_a_torn_write(tmp_path: Path) 
     assert found == JournalState("boot-2", {}, {})
     journal.close()
     journal.close()
+
+
+def test_a_run_directory_in_use_is_refused_before_its_journal_is_touched(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    journal, _ = Journal.open(path, "boot")
+    journal.append(VmIntended("a", Role.SESSION, "/r"))
+    before = path.read_bytes(), path.stat().st_ino
+    with pytest.raises(ConfigError, match=f"pid {os.getpid()} uses it") as refused:
+        Journal.open(path, "boot")
+    assert "run_dir" in refused.value.hint
+    assert (path.read_bytes(), path.stat().st_ino) == before
+    journal.append(VmGone("a"))
+    journal.close()
+    Journal.open(path, "boot")[0].close()
+
+
+def test_a_damaged_journal_leaves_its_directory_unlocked(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    path.write_bytes(b"bad\n" + encode_line(VmGone("a")))
+    for _ in range(2):
+        with pytest.raises(PermanentError):
+            Journal.open(path, "boot")
 
 
 def test_a_full_disk_leaves_the_journal_as_it_was(

@@ -13,8 +13,10 @@ from agentd.engine.plans import (
     choose_duration,
     choose_machine,
     choose_parking,
+    least_memory_mib,
 )
 from agentd.errors import ErrorCode, UsageError
+from agentd.units import MIB
 
 LIMITS = NodeLimits(memory_bytes=1000, host_reserve_bytes=100, max_sessions=3, queued_forks=2)
 
@@ -77,3 +79,17 @@ def test_what_is_not_asked_for_is_the_default() -> None:
     assert choose_machine(None, 2, 4, "vcpus") == 2
     with pytest.raises(UsageError, match="vcpus"):
         choose_machine(5, 2, 4, "vcpus")
+
+
+@pytest.mark.parametrize(
+    ("kernel_bytes", "initrd_bytes", "expected"),
+    [
+        pytest.param(6, 6, 1, id="rounded-up"),
+        pytest.param(50 * MIB, 100 * MIB, 362, id="three-times-the-archive"),
+        pytest.param(53_243_536, 77_257_728, 281, id="default-image"),
+    ],
+)
+def test_a_guest_needs_room_for_the_archive_and_twice_its_files(
+    kernel_bytes: int, initrd_bytes: int, expected: int
+) -> None:
+    assert least_memory_mib(kernel_bytes, initrd_bytes) == expected
