@@ -150,6 +150,23 @@ def show(settings: Settings, key: str, cache_dir: Path) -> None:
     )
 
 
+@image.command(epilog="\b\nExample:\n  snapctl image rm 3f2a\n")
+@click.argument("keys", nargs=-1, required=True, metavar="KEY...")
+@cache_option
+@common_options
+@pass_settings
+def rm(settings: Settings, keys: tuple[str, ...], cache_dir: Path) -> None:
+    """Delete images. Templates made from them still fork; they no longer start cold."""
+    from agentd.image import load_image, remove_image
+
+    found = [load_image(_complete(key, cache_dir), cache_dir) for key in keys]
+    each = {one.key: one for one in found}
+    for one in each.values():
+        remove_image(one)
+        settings.say(f"removed {one.key[:12]}")
+    settings.show({"removed": list(each)})
+
+
 def _complete(key: str, cache_dir: Path) -> str | Path:
     from agentd.image import list_images
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Final
 
@@ -90,6 +91,7 @@ def list_images(cache_dir: Path) -> list[Image]:
     with os_errors(f"listing the guest images in {str(cache_dir)!r}"):
         folder = images_dir(cache_dir)
         keys = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+        keys = [key for key in keys if _KEY.fullmatch(key)]
     for key in keys:
         try:
             images.append(load_image(key, cache_dir))
@@ -125,6 +127,19 @@ def publish(staging: Path, manifest: ImageManifest, cache_dir: Path) -> Image:
         _rename(staging, final)
     fsync_dir(final.parent)
     return load_image(manifest.key, cache_dir)
+
+
+def remove_image(image: Image) -> None:
+    """Delete an image's files; whoever has them open keeps them. Templates made from it still fork.
+
+    Raises: ConfigError if the cache may not be written.
+    """
+    with os_errors(f"removing the guest image {str(image.directory)!r}"):
+        # Out of sight in one step: nobody finds half an image.
+        removed = image.directory.with_name(f".{image.directory.name}.removed-{os.getpid()}")
+        image.directory.rename(removed)
+        fsync_dir(removed.parent)
+        shutil.rmtree(removed)
 
 
 def images_dir(cache_dir: Path) -> Path:

@@ -70,3 +70,16 @@ def test_names_that_are_none_are_refused_before_anything_is_done(
     done = run(tmp_path / "cache", "build", *wish)
     assert done.exit_code in (ErrorCode.NAME_INVALID.exit_code, ErrorCode.REQUEST_INVALID.exit_code)
     assert not (tmp_path / "cache").exists()
+
+
+def test_images_are_removed_all_or_none(cache: Path) -> None:
+    assert run(cache, "rm", "ab", "ff").exit_code == 2
+    assert len(list((cache / "images").iterdir())) == 2
+    removed = json.loads(run(cache, "rm", "ab", KEY, "--json").stdout)
+    assert removed == {"removed": [KEY]}
+    assert [path.name for path in (cache / "images").iterdir()] == ["ac" * 32]
+
+
+def test_half_a_removed_image_is_never_listed(cache: Path) -> None:
+    (cache / "images" / KEY).rename(cache / "images" / f".{KEY}.removed-1")
+    assert len(json.loads(run(cache, "list", "--json").stdout)["images"]) == 1
