@@ -62,6 +62,14 @@ class SandboxTemplateSpec(Camel, frozen=True):
 
     pod_template: PodTemplate = PodTemplate()
     volume_claim_templates: tuple[JsonObject, ...] | None = None
+    network_policy: JsonObject | None = None
+    network_policy_management: str = ""
+
+    @property
+    def has_default_network(self) -> bool:
+        """agent-sandbox manages the network, and the author gave no rules of their own."""
+        is_managed = self.network_policy_management in ("", "Managed")
+        return is_managed and self.network_policy is None
 
 
 class SandboxTemplate(Camel, frozen=True):
@@ -77,6 +85,8 @@ class SandboxSpec(Camel, frozen=True):
     pod_template: PodTemplate = PodTemplate()
     volume_claim_templates: tuple[JsonObject, ...] | None = None
     shutdown_time: datetime | None = None
+    replicas: int | None = None  # v1alpha1
+    operating_mode: str = ""  # v1beta1
 
 
 class SandboxStatus(Camel, frozen=True):

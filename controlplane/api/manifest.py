@@ -56,13 +56,17 @@ class Artifact(Camel, frozen=True):
 
 
 class ArtifactSet(Camel, frozen=True):
-    """All artifacts of one logical version; at most one for each node."""
+    """All artifacts of one logical version; at most one for each node.
+
+    promoted_at: when it became the active set; the snapshot's `readyAt`, from which its age counts.
+    """
 
     snapshot_key: str = ""
     snapshot_hash: str = ""
     artifacts: tuple[Artifact, ...] | None = None
     started_at: datetime | None = None
     first_ready_at: datetime | None = None
+    promoted_at: datetime | None = None
     reason: SetReason | None = None
 
 

@@ -22,16 +22,45 @@ SNAPSHOT_UID: Final = PREFIX + "snapshot-uid"
 SNAPSHOT_KEY_ID: Final = PREFIX + "snapshot-key-id"
 SNAPSHOT_HASH: Final = PREFIX + "snapshot-hash"  # an annotation: a hash is too long for a label
 TARGET_NODE: Final = PREFIX + "target-node"
+# An annotation of a task: the machine that is meant, should another one take the node's name.
+TARGET_NODE_UID: Final = PREFIX + "target-node-uid"
 MANAGED_BY: Final = PREFIX + "managed-by"
 MANAGED_BY_CODE_INTERPRETER: Final = "code-interpreter-controller"
+# An annotation on a SandboxTemplate that our controller keeps; without it the template is not ours.
+TEMPLATE_KEEPER: Final = "snapstart.agentcube.volcano.sh/kept-by"
+TEMPLATE_KEEPER_US: Final = "snapstart"
 
 PROVIDER_LABEL_PREFIX: Final = PREFIX + "snapshot-provider."
 PROVIDER_NAME_MAX: Final = 45  # a label's name holds 63 characters, 18 of which are the prefix
+
+# An agent's sign of life, in the control plane's namespace; each is named for its node.
+AGENT_LEASE_PREFIX: Final = "snapstart-agentd-"
 
 SNAPSHOT_FINALIZER: Final = PREFIX + "snapshot-protection"
 
 # Added to every container of a build Sandbox: the guest holds its gate closed.
 SESSION_GATE_ENV: Final = "AGENTCUBE_SESSION_GATE"
+
+# On a session's Sandbox itself, by our admission webhook: why no restore intent was put in.
+COLD_START_REASON: Final = "snapstart.agentcube.volcano.sh/cold-start-reason"
+
+# On a Pod of a virtual node, by its agentd: how it started; why it is cold all the same.
+FROM_SNAPSHOT: Final = "snapshot"
+FROM_IMAGE: Final = "cold"
+STARTED_FROM: Final = "snapstart.agentcube.volcano.sh/started-from"
+STARTED_FROM_REASON: Final = "snapstart.agentcube.volcano.sh/started-from-reason"
+# On a virtual Node: a label, and the key of its taint.
+VIRTUAL_NODE: Final = PREFIX + "virtual-node"
+# The RuntimeClass that steers Pods to virtual Nodes.
+RUNTIME_CLASS: Final = "snapstart"
+
+# What a provider's runtime restores by. Nobody but SnapStart may put them on a session.
+PROVIDER_RESTORE_PREFIXES: Final = (
+    "kuasar.io/snapshot-type",
+    "kuasar.io/template-key",
+    "kuasar.io/task-",
+    "kuasar.io/warm-fork-",
+)
 
 # agent-sandbox
 POD_NAME: Final = "agents.x-k8s.io/pod-name"
@@ -48,3 +77,8 @@ SESSION_LABELS: Final = (SESSION_ID, WORKLOAD_NAME, SANDBOX_NAME)
 def provider_label(provider_name: str) -> str:
     """The Node label that says a provider works there; its value is "true"."""
     return PROVIDER_LABEL_PREFIX + provider_name
+
+
+def agent_lease(node_name: str) -> str:
+    """The Lease by which a node's agent says that it lives."""
+    return AGENT_LEASE_PREFIX + node_name
