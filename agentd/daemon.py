@@ -86,6 +86,10 @@ async def serve(parts: Parts) -> None:
         down.push_async_callback(tasks.stop, settings.stop.requests_s)
         app = make_app(engine, settings, metrics, vmm.facts(_FACTS_OF))
         await down.enter_async_context(_listening(app, settings))
+        if settings.node.enabled:
+            agents = Tasks(tracer)
+            down.push_async_callback(agents.stop, settings.stop.builds_s)
+            agents.start("node", _work_for_cluster(parts, engine, tracer), eternal=True)
         if notifier.watchdog_s is not None:
             tasks.start("watchdog", _feed_watchdog(notifier, notifier.watchdog_s), eternal=True)
         tracer.step("daemon.ready", socket=str(settings.socket))
@@ -126,10 +130,18 @@ async def _feed_watchdog(notifier: Notifier, every_s: float) -> None:
         await asyncio.sleep(every_s)
 
 
+async def _work_for_cluster(parts: Parts, engine: Engine, tracer: Tracer) -> None:
+    """Imported only here: a daemon of one machine does not pay for a Kubernetes client."""
+    from agentd.node.agent import run_agent
+
+    await run_agent(parts.settings, engine, tracer, parts.environ)
+
+
 def _watch_engine(metrics: Metrics, engine: Engine) -> None:
     metrics.watch(
         "snapstart_sessions", "Live sessions.", lambda: float(len(engine.sessions.list()))
     )
+    metrics.watch("snapstart_held_builds", "Held builds.", lambda: float(len(engine.held.list())))
     metrics.watch("snapstart_parked_forks", "Parked forks.", lambda: float(engine.parking.count))
     metrics.watch(
         "snapstart_reserved_bytes",

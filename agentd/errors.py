@@ -34,6 +34,8 @@ class ErrorCode(enum.StrEnum):
     EXECUTION_TIMEOUT = "execution_timeout"
     FILE_NOT_FOUND = "file_not_found"
     RESULT_TOO_LARGE = "result_too_large"
+    OBJECT_NOT_FOUND = "object_not_found"
+    OBJECT_EXISTS = "object_exists"
     # the other side
     GUEST_NOT_READY = "guest_not_ready"
     GUEST_PROTOCOL = "guest_protocol"
@@ -53,6 +55,7 @@ class ErrorCode(enum.StrEnum):
     AGENT_UNREACHABLE = "agent_unreachable"
     SHUTTING_DOWN = "shutting_down"
     DEADLINE_EXCEEDED = "deadline_exceeded"
+    CLUSTER_UNREACHABLE = "cluster_unreachable"
     # ours
     INTERNAL = "internal"
 
@@ -85,6 +88,8 @@ _OUTCOMES: dict[ErrorCode, _Outcome] = {
     ErrorCode.EXECUTION_TIMEOUT: _Outcome(408, 28),
     ErrorCode.FILE_NOT_FOUND: _Outcome(404, 29),
     ErrorCode.RESULT_TOO_LARGE: _Outcome(413, 30),
+    ErrorCode.OBJECT_NOT_FOUND: _Outcome(404, 31),
+    ErrorCode.OBJECT_EXISTS: _Outcome(409, 32),
     ErrorCode.GUEST_NOT_READY: _Outcome(504, 40),
     ErrorCode.GUEST_PROTOCOL: _Outcome(502, 41),
     ErrorCode.GUEST_CONTAMINATED: _Outcome(422, 42),
@@ -101,6 +106,7 @@ _OUTCOMES: dict[ErrorCode, _Outcome] = {
     ErrorCode.AGENT_UNREACHABLE: _Outcome(503, 63),
     ErrorCode.SHUTTING_DOWN: _Outcome(503, 64),
     ErrorCode.DEADLINE_EXCEEDED: _Outcome(504, 65),
+    ErrorCode.CLUSTER_UNREACHABLE: _Outcome(503, 66),
 }
 
 

@@ -35,6 +35,12 @@ class Metrics:
             "snapstart_session_failures", "Sessions that never became ready, by code.", "code"
         )
         self._built = self._counter("snapstart_templates_built", "Builds, by outcome.", "outcome")
+        self._pods = self._counter(
+            "snapstart_pod_starts",
+            "Machines of Pods, by how they started (snapshot, cold), and why a restore was none.",
+            "start",
+            "reason",
+        )
         self._stage = Histogram(
             "snapstart_start_stage_seconds",
             "Seconds from the request to the end of each stage of a start.",
@@ -52,6 +58,8 @@ class Metrics:
                 self._ended.labels(str(details["reason"])).inc()
             case "session.failed":
                 self._failed.labels(str(details["code"])).inc()
+            case "pod.started":
+                self._pods.labels(str(details["start"]), str(details["reason"])).inc()
             case "template.ready":
                 self._built.labels("ready").inc()
             case "template.failed":
@@ -77,5 +85,5 @@ class Metrics:
             if value is not None:
                 self._stage.labels(start, stage).observe(float(value) / 1000)
 
-    def _counter(self, name: str, documentation: str, label: str) -> Counter:
-        return Counter(name, documentation, (label,), registry=self.registry)
+    def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
+        return Counter(name, documentation, labels, registry=self.registry)

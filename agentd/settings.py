@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import tomllib
 from collections.abc import Mapping
@@ -62,8 +63,8 @@ class Monitor(_Group, frozen=True):
 class Machines(_Group, frozen=True):
     """The shape of a template that does not say its own."""
 
-    # MiB of guest RAM: to boot, kernel, packed and unpacked image have to fit at once; 256 is too
-    # little for the default image. What a fork does not touch costs nothing.
+    # MiB of guest RAM: to boot, kernel, packed and unpacked image have to fit at once, 281 for the
+    # default image (engine.plans.least_memory_mib). What a fork does not touch costs nothing.
     memory_mib: int = 512
     # One: parallel guests gain more from more forks than from more processors.
     vcpus: int = 1
@@ -125,6 +126,31 @@ class Warm(_Group, frozen=True):
     count: int = 0
 
 
+class Node(_Group, frozen=True):
+    """This machine's part in a Kubernetes cluster; off unless told otherwise."""
+
+    # Work for a cluster: carry out its SandboxSnapshotTasks.
+    enabled: bool = False
+    # Of the Node; empty takes $NODE_NAME.
+    name: str = ""
+    # Empty takes $KUBECONFIG, else the service account of a Pod.
+    kubeconfig: str = ""
+    # Where the Lease is that says this agent lives.
+    namespace: str = "agentcube-system"
+    # Register a Node of its own, and run the Pods bound to it. For machines without a kubelet.
+    virtual: bool = False
+    # The address that a virtual Node gives for itself; empty takes that of the default route.
+    address: str = ""
+    # Where Pods get their addresses from. All of 127.0.0.0/8 is there already but, being the
+    # loopback's, never an endpoint of a Service; another network needs CAP_NET_ADMIN.
+    pod_cidr: str = "127.88.0.0/16"
+    # Image references of Pods, with or without tag, to keys or directories of guest images. Nothing
+    # is ever pulled. References to snapstart.local/ take the newest image.
+    images: dict[str, str] = {}
+    # Further labels of a virtual Node.
+    labels: dict[str, str] = {}
+
+
 class Stop(_Group, frozen=True):
     """How long each stage of a stop may take; seconds. TimeoutStopSec must exceed `longest_s`."""
 
@@ -135,7 +161,7 @@ class Stop(_Group, frozen=True):
     @property
     def longest_s(self) -> float:
         """All stages of `daemon.serve` and `Engine.stop`, each as long as it may be."""
-        return 4 * self.requests_s + 2 * self.builds_s + self.records_s
+        return 4 * self.requests_s + 3 * self.builds_s + self.records_s
 
 
 class Log(_Group, frozen=True):
@@ -158,6 +184,7 @@ class Settings(_Group, frozen=True):
     lifetime: Lifetime = Lifetime()
     deadlines: Deadlines = Deadlines()
     warm: Warm = Warm()
+    node: Node = Node()
     stop: Stop = Stop()
     log: Log = Log()
 
@@ -207,6 +234,7 @@ def load_settings(
     overrides = _overrides(environ)
     settings = _convert(_merged(raw, overrides), f"{where} with the environment", strict=False)
     completed = _with_default_paths(settings, environ, os.geteuid() if uid is None else uid)
+    completed = _with_node_name(completed, environ)
     _check(completed, where)
     return completed
 
@@ -269,6 +297,12 @@ def _with_default_paths(settings: Settings, environ: Mapping[str, str], uid: int
     return msgspec.structs.replace(settings, paths=paths)
 
 
+def _with_node_name(settings: Settings, environ: Mapping[str, str]) -> Settings:
+    """NODE_NAME is what a Pod is told of its node (downward API)."""
+    name = settings.node.name or environ.get("NODE_NAME", "")
+    return msgspec.structs.replace(settings, node=msgspec.structs.replace(settings.node, name=name))
+
+
 def _default_dirs(environ: Mapping[str, str], uid: int) -> tuple[Path, Path, Path]:
     """FHS directories for root, the XDG base directories for anyone else."""
     if uid == 0:
@@ -295,12 +329,26 @@ def _check(settings: Settings, where: str) -> None:
     _check_choice(where, "log.level", settings.log.level, ("debug", "info", "warning", "error"))
     _check_choice(where, "log.format", settings.log.format, ("json", "text"))
     _check_mode(where, settings.api.socket_mode)
+    _check_node(where, settings.node)
     _check_numbers(settings, where)
 
 
 def _check_choice(where: str, key: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise _invalid(where, f"{key} is {value!r}", f"use one of {', '.join(allowed)}")
+
+
+def _check_node(where: str, node: Node) -> None:
+    if not node.enabled:
+        return
+    if not node.name:
+        raise _invalid(where, "node.enabled without node.name", "set it, or $NODE_NAME")
+    try:
+        ipaddress.ip_network(node.pod_cidr)
+    except ValueError as exc:
+        raise _invalid(
+            where, f"node.pod_cidr: {exc}", "give a network such as 127.88.0.0/16"
+        ) from exc
 
 
 def _check_mode(where: str, text: str) -> None:
@@ -328,7 +376,7 @@ def _check_numbers(settings: Settings, where: str) -> None:
         subject = getattr(settings, group)
         for field in subject.__struct_fields__:
             value = getattr(subject, field)
-            if not isinstance(value, int | float):
+            if isinstance(value, bool) or not isinstance(value, int | float):
                 continue
             low = 0 if (group, field) in _MAY_BE_ZERO else None
             if value < 0 or (low is None and value == 0) or value != value or value > 2**60:

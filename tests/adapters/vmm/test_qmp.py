@@ -82,6 +82,14 @@ async def test_events_between_command_and_reply_are_skipped(tmp_path: Path) -> N
     assert monitor.asked[-1]["arguments"] == {"device": "console"}
 
 
+async def test_defect_22_a_reply_that_came_with_the_one_before_is_not_lost(tmp_path: Path) -> None:
+    early = b'{"return": 2, "id": "second"}\n'
+    monitor = FakeMonitor({"first": [{"return": 1}, early], "second": []})
+    path = tmp_path / "qmp"
+    async with listening(monitor, path), QmpClient(path) as qmp:
+        assert [await qmp.execute("first"), await qmp.execute("second")] == [1, 2]
+
+
 @pytest.mark.parametrize(
     ("answer", "code", "words"),
     [
