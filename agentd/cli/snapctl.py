@@ -13,6 +13,8 @@ _COMMANDS = {
     "template": "agentd.cli.snapctl_template:template",
     "session": "agentd.cli.snapctl_session:session",
     "fork": "agentd.cli.snapctl_fork:fork",
+    "snapshot": "agentd.cli.snapctl_snapshot:snapshot",
+    "why": "agentd.cli.snapctl_why:why",
     "top": "agentd.cli.snapctl_top:top",
     "doctor": "agentd.cli.snapctl_doctor:doctor",
     "demo": "agentd.cli.snapctl_demo:demo",
@@ -30,7 +32,7 @@ Shell completion:
 
 \b
 Exit codes: 0 success, 1 the code raised an exception, 2 bad command line,
-10-65 one for each error code, 130 interrupted.
+10-66 one for each error code, 130 interrupted.
 """
 
 
@@ -38,7 +40,7 @@ Exit codes: 0 success, 1 the code raised an exception, 2 bad command line,
 @click.version_option(__version__, prog_name="snapctl")
 @common_options
 def snapctl() -> None:
-    """Fork warm Python microVMs through the node agent."""
+    """Fork warm Python microVMs: on this node, or through a cluster."""
 
 
 def main() -> None:
