@@ -9,7 +9,9 @@ JSON   ?=
 
 NATIVE := $(shell find native -name '*.[ch]' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.py' 2>/dev/null)
 
-.PHONY: help demo test test-kvm bench lint native clean
+SEEDS  ?= 10000
+
+.PHONY: help demo demo-cluster test test-kvm simulate bench lint native clean
 .DEFAULT_GOAL := help
 
 help:
@@ -19,11 +21,17 @@ help:
 demo: ## fork a warm VM before your eyes, then write build/demo/report.html
 	@deploy/run-target '$(JSON)' $(PY) -m bench.demo
 
+demo-cluster: ## a Kubernetes of two nodes whose sessions start as forks
+	@deploy/run-target '$(JSON)' $(PY) -m bench.demo_cluster
+
 test: ## lint, types, layers, unit tests, real virtual machines, coverage
 	@deploy/run-target '$(JSON)' $(PY) -m tests.run
 
 test-kvm: ## the KVM path for real, in a virtual machine with nested virtualisation
 	@deploy/run-target '$(JSON)' $(PY) -m tests.run --kvm
+
+simulate: ## the control plane in SEEDS=10000 worlds that misbehave by seed
+	@deploy/run-target '$(JSON)' $(PY) -m tests.simulation --seeds $(SEEDS)
 
 bench: ## the latency and memory promises, measured on this machine
 	@deploy/run-target '$(JSON)' $(PY) -m bench.promises

@@ -8,11 +8,13 @@ import re
 import shlex
 import tomllib
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
+from prometheus_client import CollectorRegistry
 
 from agentd.cli.agentd import root as agentd_command
 from agentd.cli.snapctl import snapctl as snapctl_command
@@ -23,10 +25,27 @@ from agentd.guest import settings as guest_settings
 from agentd.guest import snapshot_restore_py
 from agentd.metrics import Metrics
 from agentd.settings import Settings, load_settings
+from controlplane.api.validation import ProblemKind
+from controlplane.cli import root as controlplane_command
+from controlplane.metrics import ProgramMetrics
+from controlplane.runtimes.condition import Reason
+from controlplane.sessions.decision import StartReason
+from controlplane.sessions.metrics import SessionMetrics
+from controlplane.settings import Settings as ControlPlaneSettings
+from controlplane.settings import load_settings as load_controlplane_settings
+from controlplane.snapshots.metrics import SnapshotMetrics
+from controlplane.snapshots.store_errors import CountedStore
+from tests.fakes.store import FakeStore
 
 ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-PROGRAMS: dict[str, click.Command] = {"agentd": agentd_command, "snapctl": snapctl_command}
+PROGRAMS: dict[str, click.Command] = {
+    "agentd": agentd_command,
+    "snapctl": snapctl_command,
+    "snapstart-controlplane": controlplane_command,
+}
+
+OURS = ("agentd", "controlplane")
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
@@ -79,7 +98,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @each_page
 def test_files_of_the_project_that_are_named_exist(page: Path) -> None:
-    tops = "agentd|native|tests|bench|systemd|deploy|docs"
+    tops = "agentd|controlplane|native|tests|bench|systemd|deploy|docs"
     named = re.findall(rf"`((?:{tops})/[\w./-]*)`", page.read_text())
     assert [path for path in named if not (ROOT / path).exists()] == []
 
@@ -87,21 +106,34 @@ def test_files_of_the_project_that_are_named_exist(page: Path) -> None:
 # --- tables against the code ---------------------------------------------------------------------
 
 
-def test_the_operator_page_has_every_setting_with_its_default() -> None:
+def settings_problems(settings: Any, title: str) -> list[str]:
+    """Where a table and the settings differ; a default that depends on the machine may be told."""
     defaults: dict[str, Any] = {
-        f"`{group}.{field}`": getattr(getattr(Settings(), group), field)
-        for group in Settings.__struct_fields__
-        for field in getattr(Settings(), group).__struct_fields__
+        f"`{group}.{field}`": getattr(getattr(settings, group), field)
+        for group in settings.__struct_fields__
+        for field in getattr(settings, group).__struct_fields__
     }
-    table = section(read("operator.md"), "Configuration")
+    table = section(read("operator.md"), title)
     documented = {row[0]: row[1] for row in rows(table) if row[0].startswith("`")}
+    known = {name: text for name, text in documented.items() if name in defaults}
     assert set(documented) == set(defaults)
-    wrong = [
+    return [
         name
         for name, value in defaults.items()
-        if value is not None and documented[name] != f"`{value}`"
+        if value is not None and known[name] != f"`{shown(value)}`"
     ]
-    assert wrong == []
+
+
+def shown(value: object) -> str:
+    return f"[{', '.join(value)}]" if isinstance(value, tuple) else str(value)
+
+
+def test_the_operator_page_has_every_setting_with_its_default() -> None:
+    assert settings_problems(Settings(), "Configuration") == []
+
+
+def test_the_operator_page_has_every_setting_of_the_control_plane() -> None:
+    assert settings_problems(ControlPlaneSettings(), "Control plane settings") == []
 
 
 class NamesOnly:
@@ -120,6 +152,65 @@ def test_the_operator_page_has_every_metric() -> None:
     counted = {metric.name for metric in Metrics().registry.collect()}
     documented = {row[0] for row in rows(section(read("operator.md"), "Metrics"))}
     assert {name.strip("`") for name in documented if "`" in name} == counted | gauges.names
+
+
+def test_the_operator_page_has_every_metric_of_the_control_plane() -> None:
+    registry = CollectorRegistry()
+    ProgramMetrics(registry)
+    SnapshotMetrics(registry, lambda: datetime.now(UTC))
+    SessionMetrics(registry)
+    CountedStore(FakeStore(), registry)
+    documented = {row[0] for row in rows(section(read("operator.md"), "Control plane metrics"))}
+    known = {metric.name for metric in registry.collect()}
+    assert {name.strip("`") for name in documented if "`" in name} == known
+
+
+def event_reasons(*packages: str) -> Iterator[str]:
+    """What the code gives as the reason of an event."""
+    for package in packages:
+        for file in (ROOT / package).glob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.Call):
+                    yield from _reasons_of(node)
+
+
+# Which argument of a call is a reason, by the name of what is called.
+REASON_ARGUMENT = {
+    "EmitEvent": 0,
+    "Problem": 0,
+    "Refusal": 0,
+    "Report": 2,
+    "warning": 1,
+    "normal": 1,
+}
+
+
+def _reasons_of(call: ast.Call) -> Iterator[str]:
+    name = getattr(call.func, "id", getattr(call.func, "attr", ""))
+    place = REASON_ARGUMENT.get(name)
+    if place is not None and place < len(call.args):
+        yield from constants(call.args[place])
+    for keyword in call.keywords:
+        if keyword.arg == "event":
+            yield from constants(keyword.value)
+
+
+def test_the_operator_page_has_every_event() -> None:
+    found = set(event_reasons("controlplane/snapshots", "agentd/node"))
+    # Deletion is a problem that no status tells; other reasons come from conditions, validation.
+    known = {one for one in found if one and one[0].isupper()} - {"Deleting"} | {"NoTargetNodes"}
+    known |= {kind.value for kind in ProblemKind}
+    documented = {row[0].strip("`") for row in rows(section(read("operator.md"), "Events"))}
+    assert documented - {"reason", "---"} == known | {reason.value for reason in Reason}
+
+
+def test_the_operator_page_has_every_reason_of_a_cold_start() -> None:
+    table = section(read("operator.md"), "Why a session started cold")
+    documented = {name for row in rows(table) for name in re.findall(r"`(\w+)`", row[0])}
+    node = {row[0].strip("`") for row in rows(section(read("virtual-node.md"), "How a Pod starts"))}
+    of_node = {name for name in node if re.fullmatch(r"[a-z]+(_[a-z]+)+", name)}
+    webhook = {reason.value for reason in StartReason} - {StartReason.RESTORED_INTENT.value}
+    assert documented == webhook | of_node
 
 
 def test_the_operator_page_has_every_error_code_with_its_numbers() -> None:
@@ -176,13 +267,71 @@ def test_the_container_s_variables_are_documented() -> None:
     assert [name for name in names if f"`{name}`" not in text] == []
 
 
-def test_the_layers_are_those_of_the_contract() -> None:
+@pytest.mark.parametrize(
+    ("title", "contract"),
+    [
+        ("Layers", "Imports point down"),
+        ("Layers of the control plane", "The control plane's imports point down"),
+    ],
+)
+def test_the_layers_are_those_of_the_contract(title: str, contract: str) -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
-    layers = next(one["layers"] for one in contracts["contracts"] if one["type"] == "layers")
+    layers = next(one["layers"] for one in contracts["contracts"] if one["name"] == contract)
     expected = [[name.strip() for name in layer.split(":")] for layer in layers]
-    table = section(read("architecture.md"), "Layers")
+    table = section(read("architecture.md"), title)
     documented = [re.findall(r"`([\w.]+)`", row[0]) for row in rows(table)]
     assert [names for names in documented if names] == expected
+
+
+# --- defects -------------------------------------------------------------------------------------
+
+# Rows that name absent code in place of a test.
+MOST_ABSENT = 15
+
+
+def names_of_tests() -> dict[str, set[str]]:
+    """The names of all tests, by the path of their file below tests/; nothing is imported."""
+    found = {}
+    for file in (ROOT / "tests").rglob("test_*.py"):
+        tree = ast.walk(ast.parse(file.read_text()))
+        functions = (n for n in tree if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
+        names = {node.name for node in functions if node.name.startswith("test_")}
+        found[str(file.relative_to(ROOT / "tests"))] = names
+    return found
+
+
+def defect_rows() -> dict[int, list[str]]:
+    numbered = (row for row in rows(read("defects.md")) if row[0].isdigit())
+    found: dict[int, list[str]] = {}
+    for row in numbered:
+        assert int(row[0]) not in found, f"defect {row[0]} has two rows"
+        found[int(row[0])] = row[1:]
+    return found
+
+
+def test_every_defect_has_a_row_with_a_statement() -> None:
+    found = defect_rows()
+    assert sorted(found) == list(range(1, 101))
+    assert [number for number, (statement, _) in found.items() if not statement] == []
+
+
+def test_every_defect_has_a_test_or_names_what_is_absent() -> None:
+    absent = {n: proof for n, (_, proof) in defect_rows().items() if "::test_" not in proof}
+    assert len(absent) <= MOST_ABSENT
+    for number, proof in absent.items():
+        assert proof.startswith("absent: "), f"defect {number}"
+        assert "`" in proof, f"defect {number} names no code"
+
+
+def test_the_tests_of_defects_exist() -> None:
+    known = names_of_tests()
+    wrong = []
+    for number, (_, proof) in defect_rows().items():
+        for file, name in re.findall(r"`([\w/]+\.py)::(\w+)`", proof):
+            homes = [path for path in known if f"/{path}".endswith(f"/{file}")]
+            if len(homes) != 1 or name not in known[homes[0]]:
+                wrong.append(f"{number}: {file}::{name} ({len(homes)} files of that name)")
+    assert wrong == []
 
 
 # --- examples ------------------------------------------------------------------------------------
@@ -192,7 +341,7 @@ def test_the_layers_are_those_of_the_contract() -> None:
 def test_python_examples_compile_and_import_what_exists(page: Path) -> None:
     for example in fenced(page.read_text(), "python"):
         for node in ast.walk(ast.parse(example, str(page))):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("agentd"):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith(OURS):
                 module = importlib.import_module(str(node.module))
                 assert all(hasattr(module, alias.name) for alias in node.names)
 
@@ -268,7 +417,9 @@ def test_shell_examples_use_commands_that_exist(page: Path) -> None:
 
 @each_page
 def test_commands_named_in_the_text_exist(page: Path) -> None:
-    spans = re.findall(r"(?<!`)`((?:agentd|snapctl) [^`\n]+)`", page.read_text())
+    spans = re.findall(
+        r"(?<!`)`((?:agentd|snapctl|snapstart-controlplane) [^`\n]+)`", page.read_text()
+    )
     assert problems((words for span in spans for words in shell_commands(span)), whole=False) == []
 
 
@@ -284,7 +435,10 @@ def test_toml_examples_are_valid_settings(tmp_path: Path) -> None:
     for number, example in enumerate(fenced(read("operator.md"), "toml")):
         file = tmp_path / f"{number}.toml"
         file.write_text(example)
-        load_settings(file, {}, uid=0)
+        if example.startswith("# controlplane.toml"):
+            load_controlplane_settings(file, {})
+        else:
+            load_settings(file, {}, uid=0)
 
 
 @pytest.mark.parametrize(
