@@ -16,6 +16,8 @@ from agentd.units import MIB
 
 # A variable SNAPSTART_<GROUP>__<FIELD> overrides the file; names without "__" belong to others.
 ENV_PREFIX: Final = "SNAPSTART_"
+# The control plane's own begin the same: both programs may be given one environment.
+_CONTROL_PLANE_PREFIX: Final = "SNAPSTART_CONTROLPLANE_"
 _ENV_SEPARATOR: Final = "__"
 _SOCKET_PATH_BYTES: Final = 107  # unix(7): sun_path without its terminating NUL
 _VM_PATH_TAIL: Final = len("/vms/s-0123456789abcdef/channel.sock")
@@ -145,7 +147,8 @@ class Node(_Group, frozen=True):
     # loopback's, never an endpoint of a Service; another network needs CAP_NET_ADMIN.
     pod_cidr: str = "127.88.0.0/16"
     # Image references of Pods, with or without tag, to keys or directories of guest images. Nothing
-    # is ever pulled. References to snapstart.local/ take the newest image.
+    # is ever pulled. Those to snapstart.local/ that are not named take the
+    # only image of the cache; if there are several, they wait.
     images: dict[str, str] = {}
     # Further labels of a virtual Node.
     labels: dict[str, str] = {}
@@ -258,7 +261,9 @@ def _read_toml(file: Path) -> dict[str, Any]:
 def _overrides(environ: Mapping[str, str]) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for name, value in sorted(environ.items()):
-        if not name.startswith(ENV_PREFIX) or _ENV_SEPARATOR not in name:
+        if not name.startswith(ENV_PREFIX) or name.startswith(_CONTROL_PLANE_PREFIX):
+            continue
+        if _ENV_SEPARATOR not in name:
             continue
         group, _, field = name.removeprefix(ENV_PREFIX).lower().partition(_ENV_SEPARATOR)
         members = Settings.__struct_fields__

@@ -9,7 +9,8 @@ import socket
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
-from typing import Final
+from pathlib import Path
+from typing import Final, Protocol
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -57,7 +58,20 @@ def run(settings: Settings, environ: Mapping[str, str]) -> None:
     asyncio.run(main())
 
 
-async def serve(settings: Settings, environ: Mapping[str, str], stop: asyncio.Event) -> None:
+class StoreFactory(Protocol):
+    """Opens the store that an environment names; None: it names none. Raises: ConfigError."""
+
+    def __call__(
+        self, environ: Mapping[str, str], *, sqlite_path: Path | None = None
+    ) -> ArtifactStore | None: ...
+
+
+async def serve(
+    settings: Settings,
+    environ: Mapping[str, str],
+    stop: asyncio.Event,
+    new_store: StoreFactory = open_store,
+) -> None:
     """Serve until `stop` is set.
 
     The store is closed and the Lease given back on every way out. A cluster that is away, or lacks
@@ -69,7 +83,9 @@ async def serve(settings: Settings, environ: Mapping[str, str], stop: asyncio.Ev
     registry = CollectorRegistry()
     program = ProgramMetrics(registry)
     async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(_opened_store(settings, environ, registry))
+        store = await stack.enter_async_context(
+            _opened_store(settings, environ, registry, new_store)
+        )
         program.is_enabled.set(store is not None)
         kube = KubeSettings(
             kubeconfig=settings.kube.kubeconfig,
@@ -210,11 +226,14 @@ def policy_of(settings: Settings) -> Policy:
 
 @asynccontextmanager
 async def _opened_store(
-    settings: Settings, environ: Mapping[str, str], registry: CollectorRegistry
+    settings: Settings,
+    environ: Mapping[str, str],
+    registry: CollectorRegistry,
+    new_store: StoreFactory = open_store,
 ) -> AsyncIterator[ArtifactStore | None]:
     """The store, closed in the end; None if none is configured, or not well: that is told."""
     try:
-        found = open_store(environ, sqlite_path=settings.store.sqlite_path)
+        found = new_store(environ, sqlite_path=settings.store.sqlite_path)
     except ConfigError as exc:
         _log.error("snapshots.off", error=str(exc), effect="sessions start cold, nothing is built")
         found = None

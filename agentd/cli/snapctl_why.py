@@ -8,13 +8,12 @@ from agentd.cli.cluster import Where, ask, cluster_options, list_all, read
 from agentd.cli.settings import Settings, common_options, pass_settings
 from agentd.cli.tables import Table
 from agentd.cli.why import Explanation, explain_start
-from controlplane.api import names
 from controlplane.api.core import Pod, Sandbox
 from controlplane.api.meta import JsonObject
 from controlplane.errors import NotFoundError
 from controlplane.kube.api import KubeApi
 from controlplane.kube.resource import EVENTS, PODS
-from controlplane.kube.sandboxes import discover_sandboxes
+from controlplane.kube.sandboxes import discover_sandboxes, pod_name
 
 
 @click.command(epilog="\b\nExample:\n  snapctl why python-4kd82hs7 -n team\n")
@@ -31,12 +30,11 @@ def why(settings: Settings, where: Where, sandbox: str) -> None:
 async def _explain(api: KubeApi, name: str, namespace: str) -> Explanation:
     resource = (await discover_sandboxes(api)).sandboxes
     sandbox = read(await api.get(resource, name, namespace), Sandbox)
-    pod_name = sandbox.metadata.annotation(names.POD_NAME) or name
     try:
-        pod = read(await api.get(PODS, pod_name, namespace), Pod)
+        pod = read(await api.get(PODS, pod_name(sandbox), namespace), Pod)
     except NotFoundError:
         pod = None
-    fields = f"involvedObject.kind=Pod,involvedObject.name={pod_name},type=Warning"
+    fields = f"involvedObject.kind=Pod,involvedObject.name={pod_name(sandbox)},type=Warning"
     events = await list_all(api, EVENTS, namespace=namespace, fields=fields)
     return explain_start(sandbox, pod, [describe_event(event) for event in by_time(events)])
 

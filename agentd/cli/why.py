@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from controlplane.api import names
+from controlplane.api.builds import is_marked_build
 from controlplane.api.core import Pod, Sandbox
 
 
@@ -74,7 +75,7 @@ def explain_start(sandbox: Sandbox, pod: Pod | None, events: Sequence[str] = ())
 
 def _classify(sandbox: Sandbox, pod: Pod | None) -> tuple[Start, str]:
     annotations = sandbox.spec.pod_template.metadata.annotations or {}
-    if sandbox.metadata.label(names.TEMPLATE_SANDBOX):
+    if is_marked_build(sandbox.metadata):
         return Start.BUILD, ""
     said = pod.metadata.annotation(names.STARTED_FROM) if pod else ""
     if said == names.FROM_SNAPSHOT:

@@ -267,7 +267,7 @@ async def _unless_dead(vm: Vm, connecting: Coroutine[Any, Any, GuestChannel]) ->
         console = await vm.console_tail(deadline_s=1.0)
         if death.done():
             raise _not_warm(f"its machine ended ({death.result()})", console)
-        raise _not_warm(str(doing.exception()), console)
+        raise _not_warm(str(doing.exception()), console, code=_code_of(doing.exception()))
     finally:
         doing.cancel()
         death.cancel()
@@ -295,9 +295,15 @@ async def _fetch_clean_status(vm: Vm, channel: GuestChannel, deadline_s: float) 
             await asyncio.sleep(_RETRY_S)
 
 
-def _not_warm(what: str, console: str) -> PeerError:
+def _code_of(error: BaseException | None) -> ErrorCode:
+    """A guest that does not speak the protocol is told from one that is not there yet."""
+    is_babble = isinstance(error, PeerError) and error.code is ErrorCode.GUEST_PROTOCOL
+    return ErrorCode.GUEST_PROTOCOL if is_babble else ErrorCode.GUEST_NOT_READY
+
+
+def _not_warm(what: str, console: str, *, code: ErrorCode = ErrorCode.GUEST_NOT_READY) -> PeerError:
     return PeerError(
-        ErrorCode.GUEST_NOT_READY,
+        code,
         add_console(f"warming the guest: {what}", console),
         hint="give it more memory_mib if it died, raise deadlines.warm_s if it is only slow",
     )

@@ -52,6 +52,7 @@ class OwnSession:
 
     id: the caller's choice, as a machine's id. source: the name of a template to fork, or what to
     boot. deadline_s: seconds until its guest has its identity. labels: kept in the journal.
+    auth_key: as of an `Order`.
     """
 
     id: str
@@ -61,6 +62,7 @@ class OwnSession:
     env: Mapping[str, str] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
+    auth_key: str = ""
 
 
 class Sessions:
@@ -521,6 +523,7 @@ def _own_order(wish: OwnSession) -> Order:
         env=wish.env,
         metadata=wish.metadata,
         hostname=wish.hostname,
+        auth_key=wish.auth_key,
     )
 
 

@@ -37,7 +37,11 @@ class ImageSource:
 
 @dataclass(frozen=True)
 class Order:
-    """What to start. hostname: empty takes the machine's id."""
+    """What to start.
+
+    hostname: empty takes the machine's id. auth_key: PEM of the RSA key whose tokens the guest's
+    HTTP interface demands; empty leaves it to the image.
+    """
 
     vm_id: str
     deadline_s: float
@@ -47,6 +51,7 @@ class Order:
     metadata: Mapping[str, str] = field(default_factory=dict)
     role: Role = Role.SESSION
     hostname: str = ""
+    auth_key: str = ""
 
 
 class Starter:
@@ -68,9 +73,7 @@ class Starter:
         NO_MEMORY; PeerError; PermanentError. Cancellation: leaves nothing behind.
         """
         identity = new_identity(order.vm_id, os.urandom, order.hostname)
-        prepare = encode_prepare(
-            identity, env=order.env, files=order.files, metadata=order.metadata
-        )
+        prepare = encode_prepare(identity, order.env, order.files, order.metadata, order.auth_key)
         self._machines.promise(order.vm_id, self.need_of(order.mode, source.machine, order.role))
         clock = asyncio.get_running_loop().time
         ends_at_s = clock() + order.deadline_s

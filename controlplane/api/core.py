@@ -115,13 +115,33 @@ class Sandbox(Camel, frozen=True):
         return condition is not None and condition.status == "True"
 
 
+class ContainerStateWaiting(Camel, frozen=True):
+    """Why a container does not run yet."""
+
+    reason: str = ""
+    message: str = ""
+
+
+class ContainerState(Camel, frozen=True):
+    """What a container does; only that it waits is read."""
+
+    waiting: ContainerStateWaiting | None = None
+
+
+class ContainerStatus(Camel, frozen=True):
+    """The part of a container's status that is read."""
+
+    state: ContainerState = ContainerState()
+
+
 class PodStatus(Camel, frozen=True):
-    """The part of a Pod's status that the control plane reads."""
+    """The part of a Pod's status that SnapStart reads."""
 
     phase: str = ""
     reason: str = ""
     message: str = ""
     conditions: tuple[Condition, ...] | None = None
+    container_statuses: tuple[ContainerStatus, ...] | None = None
     pod_ip: str = msgspec.field(name="podIP", default="")
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import msgspec
 
 from controlplane.api import names
+from controlplane.api.builds import is_marked_build
 from controlplane.api.core import Sandbox, SandboxSpec
 
 
@@ -61,7 +62,7 @@ def is_build(sandbox: Sandbox) -> bool:
     """It says that it is a build Sandbox: such a one never gets a restore intent."""
     owner = sandbox.metadata.controller
     return (
-        bool(sandbox.metadata.label(names.TEMPLATE_SANDBOX))
+        is_marked_build(sandbox.metadata)
         and owner is not None
         and owner.kind == "SandboxSnapshot"
         and owner.api_version.partition("/")[0] == names.GROUP

@@ -8,6 +8,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from controlplane.api.builds import PROTOCOL_NOT_SUPPORTED
 from controlplane.api.core import Node
 from controlplane.api.manifest import Artifact, Retry
 from controlplane.api.types import ArtifactPhase, SandboxSnapshotTask
@@ -15,9 +16,6 @@ from controlplane.snapshots.health import Health
 from controlplane.snapshots.policy import Policy
 
 _MESSAGE_CHARS: Final = 300
-
-# An agent's message that begins with it says that no later attempt can go better.
-PROTOCOL_NOT_SUPPORTED: Final = "ProtocolNotSupported"
 
 
 @dataclass(frozen=True)

@@ -79,10 +79,11 @@ def call_of(step: Step, snapshot: SandboxSnapshot, version: SandboxVersion) -> C
     return None
 
 
-def is_confirmed(body: JsonObject, snapshot: SandboxSnapshot) -> bool:
-    """The answer to ConfirmSnapshot: the same object, which nobody deletes."""
+def is_confirmed(step: ConfirmSnapshot, body: JsonObject, snapshot: SandboxSnapshot) -> bool:
+    """The answer says what the step is about: the same object, in a state that goes on."""
     meta = body.get("metadata") or {}
-    return meta.get("uid") == snapshot.metadata.uid and not meta.get("deletionTimestamp")
+    is_same = meta.get("uid") == snapshot.metadata.uid
+    return is_same and (step.may_be_going or not meta.get("deletionTimestamp"))
 
 
 def _metadata_patch(

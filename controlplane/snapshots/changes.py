@@ -1,11 +1,16 @@
-"""Count what changed between two manifests."""
+"""Count what changed between two manifests, tell what of it nobody may overlook."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from controlplane.api.builds import CONTAMINATED
 from controlplane.api.manifest import Artifact, ArtifactSet, Manifest, SetReason
 from controlplane.api.types import ArtifactPhase, SnapshotMode
 from controlplane.snapshots.draft import artifacts_of
-from controlplane.snapshots.steps import Count, Metric
+from controlplane.snapshots.messages import join_messages
+from controlplane.snapshots.policy import Policy
+from controlplane.snapshots.steps import Count, EmitEvent, Metric
 
 _CREATING, _READY, _FAILED = ArtifactPhase.CREATING, ArtifactPhase.READY, ArtifactPhase.FAILED
 
@@ -22,6 +27,32 @@ def count_changes(before: Manifest | None, after: Manifest, mode: SnapshotMode) 
             counts += _count_artifacts(was, one, mode)
     counts += _count_retired(old, new, after)
     return counts
+
+
+def warn_of_changes(before: Manifest | None, after: Manifest, policy: Policy) -> list[EmitEvent]:
+    """An event for builds that were refused because their guests held user state."""
+    found = {_attempt(one): one for one in _artifacts(after) if _was_contaminated(one)}
+    if not found:
+        return []
+    for one in _artifacts(before):
+        if one.phase is _FAILED:
+            found.pop(_attempt(one), None)
+    if not found:
+        return []
+    return [EmitEvent(CONTAMINATED, join_messages(found.values(), policy), is_warning=True)]
+
+
+def _was_contaminated(one: Artifact) -> bool:
+    return one.phase is _FAILED and one.message.startswith(CONTAMINATED)
+
+
+def _artifacts(manifest: Manifest | None) -> Iterator[Artifact]:
+    for one in _sets(manifest).values():
+        yield from artifacts_of(one)
+
+
+def _attempt(one: Artifact) -> tuple[str, str, int]:
+    return one.snapshot_key, one.node_name, one.attempt
 
 
 def _sets(manifest: Manifest | None) -> dict[str, ArtifactSet]:

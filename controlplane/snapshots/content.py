@@ -7,6 +7,8 @@ import hashlib
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from controlplane.api import names
 from controlplane.api.core import PodTemplate, PodTemplateMetadata
 from controlplane.api.manifest import Artifact
@@ -20,6 +22,7 @@ from controlplane.api.types import (
 from controlplane.snapshots.hash import with_secure_defaults
 from controlplane.snapshots.orders import key_id, name_of_task
 from controlplane.snapshots.policy import Policy
+from controlplane.snapshots.sets import owner_of
 from controlplane.snapshots.source import Source
 from controlplane.snapshots.steps import BuildSandbox
 
@@ -154,11 +157,4 @@ def _labels(snapshot: SandboxSnapshot, artifact: Artifact) -> dict[str, str]:
 
 
 def _controller(snapshot: SandboxSnapshot) -> OwnerReference:
-    return OwnerReference(
-        api_version=names.API_VERSION,
-        kind="SandboxSnapshot",
-        name=snapshot.metadata.name,
-        uid=snapshot.metadata.uid,
-        controller=True,
-        block_owner_deletion=True,
-    )
+    return replace(owner_of(snapshot), block_owner_deletion=True)

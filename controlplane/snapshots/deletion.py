@@ -17,6 +17,7 @@ from controlplane.snapshots.orders import Orders
 from controlplane.snapshots.sets import DELETED, first_manifest, repair, retire_all
 from controlplane.snapshots.source import Problem
 from controlplane.snapshots.steps import (
+    ConfirmSnapshot,
     DeleteManifest,
     DeleteSandbox,
     DeleteTask,
@@ -33,7 +34,8 @@ _GOING = Problem("Deleting", "the snapshot is being deleted", 0.0)
 def plan_deletion(seen: Observed, now: datetime) -> Plan:
     """Tombstone, orders away, artifacts away, record away, finalizer away: in that order.
 
-    An absent record is proven absent by writing the tombstone where there must be none.
+    An absent record is proven absent by writing the tombstone where there must be none; but an old
+    view of a snapshot that is gone must not leave a record that nobody would ever remove.
     """
     if names.SNAPSHOT_FINALIZER not in (seen.snapshot.metadata.finalizers or ()):
         return Plan()
@@ -46,6 +48,8 @@ def plan_deletion(seen: Observed, now: datetime) -> Plan:
     version = seen.stored.version if isinstance(seen.stored, Stored) else None
     before = seen.stored.manifest if isinstance(seen.stored, Stored) else None
     steps: list[Step] = []
+    if before is None:
+        steps.append(ConfirmSnapshot(may_be_going=True))
     if draft.manifest != before:
         steps.append(PutManifest(draft.manifest, version))
         steps += count_changes(before, draft.manifest, seen.snapshot.spec.snapshot_mode)

@@ -99,7 +99,7 @@ class Executor:
         method: Any = getattr(self._api, call.verb.value)
         with suppress(*_AS_GOOD.get(call.verb, ())):
             answer = await method(*call.args, **call.kwargs)
-            if isinstance(step, ConfirmSnapshot) and not is_confirmed(answer, snapshot):
+            if isinstance(step, ConfirmSnapshot) and not is_confirmed(step, answer, snapshot):
                 name = f"{snapshot.metadata.namespace}/{snapshot.metadata.name}"
                 raise ConflictError(f"snapshot {name} was deleted, or is another one by now")
 

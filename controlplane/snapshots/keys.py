@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from typing import Final
 
+from controlplane.api.keys import digest
 from controlplane.api.types import SnapshotMode, TaskOperation
 
 _MAX: Final = 63  # RFC 1123 label; also of a label's value
@@ -29,13 +29,8 @@ def snapshot_key(
     (namespace, name, uid). The nodes get nothing but this key. name, uid, generation: the
     SandboxSnapshot's own. seq: of the set, from 1.
     """
-    tail = f"-{_digest(namespace, name, uid)[:_ID_HEX]}-{mode.value.lower()}-g{generation}-r{seq}"
+    tail = f"-{digest(namespace, name, uid)[:_ID_HEX]}-{mode.value.lower()}-g{generation}-r{seq}"
     return (_cut(normalise_name(name), _MAX - len(tail)) or "snap") + tail
-
-
-def key_id(key: str) -> str:
-    """A short stand-in for a key, good as a label's value."""
-    return _digest(key)[:_SUFFIX_HEX]
 
 
 def build_sandbox_name(snapshot_name: str, key: str, node_name: str, attempt: int) -> str:
@@ -54,14 +49,8 @@ def task_name(key: str, node_name: str, attempt: int, operation: TaskOperation) 
 
 def _named(verb: str, readable: str, *identity: str) -> str:
     """Readable as far as there is room, told apart by the suffix."""
-    suffix = f"-{_digest(*identity)[:_SUFFIX_HEX]}"
+    suffix = f"-{digest(*identity)[:_SUFFIX_HEX]}"
     return _cut(f"{verb}-{normalise_name(readable)}", _MAX - len(suffix)) + suffix
-
-
-def _digest(*parts: str) -> str:
-    """Parts are framed by their length: no two lists of parts read the same."""
-    framed = "".join(f"{len(part.encode())}:{part}" for part in parts)
-    return hashlib.sha256(framed.encode()).hexdigest()
 
 
 def _cut(text: str, length: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 
+from controlplane.api import keys as api_keys
 from controlplane.api import names
 from controlplane.api.core import Sandbox
 from controlplane.api.manifest import Artifact
@@ -16,7 +17,7 @@ from controlplane.snapshots.observed import Observed
 # A name is a digest: 5,000 nodes times every look at them would be felt.
 task_name = lru_cache(maxsize=65536)(keys.task_name)
 build_sandbox_name = lru_cache(maxsize=65536)(keys.build_sandbox_name)
-key_id = lru_cache(maxsize=8192)(keys.key_id)
+key_id = lru_cache(maxsize=8192)(api_keys.key_id)
 
 
 class Orders:

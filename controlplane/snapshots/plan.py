@@ -10,7 +10,7 @@ from controlplane.api import names
 from controlplane.api.manifest import Manifest
 from controlplane.api.types import SandboxSnapshotStatus, SnapshotPhase
 from controlplane.errors import CorruptError
-from controlplane.snapshots.changes import count_changes
+from controlplane.snapshots.changes import count_changes, warn_of_changes
 from controlplane.snapshots.collection import collect
 from controlplane.snapshots.coverage import advance_sets, cover_targets, wake_for_artifacts
 from controlplane.snapshots.deletion import plan_deletion
@@ -123,8 +123,8 @@ def _finish(draft: Draft, stored: Stored | None) -> Plan:
         steps += draft.cleanups
     elif draft.cleanups:
         draft.wake_in(seen.policy.again_s)
-    if status.phase is not SnapshotPhase.READY:
-        draft.wake_in(seen.policy.recheck_unready_s)
+    is_ready = status.phase is SnapshotPhase.READY
+    draft.wake_in(seen.policy.recheck_store_s if is_ready else seen.policy.recheck_unready_s)
     later = [max(when, now) for when in draft.wakes]
     return Plan((*steps, *status_steps), min(later, default=None))
 
@@ -134,7 +134,9 @@ def _put(draft: Draft, stored: Stored | None) -> list[Step]:
     version = stored.version if stored else None
     steps: list[Step] = [] if stored else [ConfirmSnapshot()]
     steps.append(PutManifest(draft.manifest, version))
-    return [*steps, *count_changes(stored.manifest if stored else None, draft.manifest, mode)]
+    before, after = stored.manifest if stored else None, draft.manifest
+    steps += count_changes(before, after, mode)
+    return [*steps, *warn_of_changes(before, after, draft.seen.policy)]
 
 
 def _is_worth_storing(manifest: Manifest) -> bool:

@@ -58,6 +58,8 @@ class Policy:
     recheck_problem_s: float = 30.0
     recheck_source_s: float = 60.0
     recheck_unready_s: float = 15.0
+    # Nothing tells that a store lost its data: one read of each snapshot's record.
+    recheck_store_s: float = 600.0
     # Bytes of UTF-8 and nodes that a status message holds at most.
     message_bytes: int = 1024
     message_nodes: int = 10

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
 
+from controlplane.api.builds import PROTOCOL_NOT_SUPPORTED
 from controlplane.api.manifest import Artifact, ArtifactSet, Manifest
 from controlplane.api.meta import Condition
 from controlplane.api.types import (
@@ -15,7 +16,7 @@ from controlplane.api.types import (
     SandboxSnapshotStatus,
     SnapshotPhase,
 )
-from controlplane.snapshots.artifacts import PROTOCOL_NOT_SUPPORTED, is_exhausted
+from controlplane.snapshots.artifacts import is_exhausted
 from controlplane.snapshots.draft import artifacts_of
 from controlplane.snapshots.messages import cap_bytes, join_messages
 from controlplane.snapshots.policy import Policy

@@ -15,7 +15,12 @@ from controlplane.api.types import SandboxSnapshotStatus, SandboxSnapshotTask
 
 @dataclass(frozen=True)
 class ConfirmSnapshot:
-    """Ask the API server itself: the snapshot still exists, nobody deletes it."""
+    """Ask the API server itself: the snapshot still exists, nobody deletes it.
+
+    may_be_going: it may be on its way out, if only it exists.
+    """
+
+    may_be_going: bool = False
 
 
 @dataclass(frozen=True)

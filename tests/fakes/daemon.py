@@ -43,7 +43,7 @@ def make_settings(root: Path, **changes: Any) -> Settings:
     return load_settings(root / "agentd.toml", {})
 
 
-def make_image(directory: Path) -> Path:
+def make_image(directory: Path, key: str = "0" * 64) -> Path:
     """A guest image that only a fake machine can boot."""
     directory.mkdir()
     files = []
@@ -52,7 +52,7 @@ def make_image(directory: Path) -> Path:
         digest = hashlib.sha256(name.encode()).hexdigest()
         files.append(FileRecord(name, digest, len(name)))
     manifest = ImageManifest(
-        FORMAT_VERSION, "0" * 64, "2026-01-01T00:00:00Z", files[0], files[1], "6.1", (), ("numpy",),
+        FORMAT_VERSION, key, "2026-01-01T00:00:00Z", files[0], files[1], "6.1", (), ("numpy",),
         "3.11.2", ("quiet",), (), (),
     )  # fmt: skip
     (directory / "image.json").write_bytes(msgspec.json.encode(manifest))

@@ -413,7 +413,7 @@ class World:
             if not isinstance(exc, ignored.get(call.verb, ())):
                 raise
             return
-        if isinstance(step, ConfirmSnapshot) and not is_confirmed(answer, snapshot):
+        if isinstance(step, ConfirmSnapshot) and not is_confirmed(step, answer, snapshot):
             raise ConflictError("another snapshot")
 
     def _ready(self, status: str) -> JsonObject:

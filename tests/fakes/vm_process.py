@@ -43,7 +43,7 @@ class Guest:
 
     def services(self) -> dict[str, Any]:
         """By name."""
-        return {
+        found = {
             "status": self.status,
             "checkpoint": self.checkpoint,
             "execute": self.execute,
@@ -51,6 +51,7 @@ class Guest:
             "signal": self.signal,
             "http": self.http,
         }
+        return {name: serve for name, serve in found.items() if f"no_{name}" not in self.faults}
 
     def report(self) -> dict[str, Any]:
         """The `status` message."""

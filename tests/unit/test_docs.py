@@ -25,6 +25,7 @@ from agentd.guest import settings as guest_settings
 from agentd.guest import snapshot_restore_py
 from agentd.metrics import Metrics
 from agentd.settings import Settings, load_settings
+from controlplane.api import builds
 from controlplane.api.validation import ProblemKind
 from controlplane.cli import root as controlplane_command
 from controlplane.metrics import ProgramMetrics
@@ -188,11 +189,13 @@ REASON_ARGUMENT = {
 def _reasons_of(call: ast.Call) -> Iterator[str]:
     name = getattr(call.func, "id", getattr(call.func, "attr", ""))
     place = REASON_ARGUMENT.get(name)
-    if place is not None and place < len(call.args):
-        yield from constants(call.args[place])
-    for keyword in call.keywords:
-        if keyword.arg == "event":
-            yield from constants(keyword.value)
+    given = [keyword.value for keyword in call.keywords if keyword.arg == "event"]
+    if place is not None:
+        given += call.args[place : place + 1]
+    for node in given:
+        if isinstance(node, ast.Name):
+            yield getattr(builds, node.id, "")
+        yield from constants(node)
 
 
 def test_the_operator_page_has_every_event() -> None:

@@ -63,6 +63,15 @@ def test_an_unknown_variable_is_refused() -> None:
         load_settings(None, {"SNAPSTART_API__SOKCET": "/x"}, uid=0)
 
 
+def test_the_control_planes_variables_are_left_alone() -> None:
+    environ = {
+        "SNAPSTART_CONTROLPLANE_LOG__LEVEL": "debug",
+        "SNAPSTART_CONTROLPLANE_SNAPSHOTS__BUILD_S": "1",
+        "SNAPSTART_LOG__LEVEL": "error",
+    }
+    assert load_settings(None, environ, uid=0).log.level == "error"
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.toml"):
         load_settings(tmp_path / "none.toml", {}, uid=0)

@@ -176,24 +176,18 @@ async def test_a_store_that_is_not_configured_well_is_off_not_a_crash(
     assert [line["event"] for line in lines] == ([] if is_on else ["snapshots.off"])
 
 
-async def test_the_store_is_closed_when_the_start_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_store_is_closed_when_the_start_fails(tmp_path: Path) -> None:
     """Defect 9."""
     store = FakeStore()
-    monkeypatch.setattr("controlplane.server.open_store", lambda *_, **__: store)
     settings = Settings(kube=Kube(kubeconfig=str(tmp_path / "none")), http=Http(port=0))
     with pytest.raises(Exception, match="none"):
-        await serve(settings, {}, asyncio.Event())
+        await serve(settings, {}, asyncio.Event(), lambda *_, **__: store)
     assert store.is_closed
 
 
-async def test_the_store_is_closed_at_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_store_is_closed_at_the_end(tmp_path: Path) -> None:
     """Defect 9."""
     store = FakeStore()
-    monkeypatch.setattr("controlplane.server.open_store", lambda *_, **__: store)
     kubeconfig = tmp_path / "config"
     kubeconfig.write_text(
         "apiVersion: v1\nkind: Config\ncurrent-context: x\n"
@@ -203,7 +197,7 @@ async def test_the_store_is_closed_at_the_end(
     )
     settings = Settings(kube=Kube(kubeconfig=str(kubeconfig)), http=Http(host="127.0.0.1", port=0))
     stop = asyncio.Event()
-    task = asyncio.create_task(serve(settings, {}, stop))
+    task = asyncio.create_task(serve(settings, {}, stop, lambda *_, **__: store))
     await asyncio.sleep(0.2)
     assert not store.is_closed
     stop.set()

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from controlplane.api.keys import key_id
 from controlplane.api.types import SnapshotMode, TaskOperation
 from controlplane.snapshots.keys import (
     build_sandbox_name,
-    key_id,
     normalise_name,
     snapshot_key,
     task_name,

@@ -10,6 +10,7 @@ import pytest
 from controlplane.api import names
 from controlplane.api.types import ArtifactPhase, SnapshotPhase
 from controlplane.kube.resource import NODES
+from controlplane.snapshots.policy import Policy
 from tests.fakes.snapshot_world import World, make_ready_world, make_world
 from tests.fakes.store import StoreFault
 
@@ -191,5 +192,18 @@ def test_a_world_at_rest_is_written_to_no_more_for_a_day(life: str) -> None:
     world = LIVES[life]()
     check_outcome(world)
     writes = (world.client.writes, world.store.writes, len(world.events))
-    assert world.run_for(86_400) == 0
+    looks = world.run_for(86_400)
+    assert looks == 86_400 / Policy().recheck_store_s  # at the store, for what it lost
     assert (world.client.writes, world.store.writes, len(world.events)) == writes
+
+
+def test_a_record_that_the_store_lost_is_noticed_without_any_event() -> None:
+    world = make_ready_world("node-a")
+    lost = world.manifest.active
+    assert lost is not None
+    world.store.delete(world.key)
+    world.run_for(2 * Policy().recheck_store_s)
+    found = world.manifest.active
+    assert found is not None
+    assert found.snapshot_key != lost.snapshot_key
+    assert world.status.phase is SnapshotPhase.READY

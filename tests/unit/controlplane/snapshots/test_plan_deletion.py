@@ -8,7 +8,7 @@ import pytest
 
 from controlplane.api import names
 from controlplane.api.types import TaskOperation
-from controlplane.errors import ConflictError, ForbiddenError
+from controlplane.errors import ConflictError, ForbiddenError, NotFoundError
 from controlplane.kube.resource import TASKS
 from controlplane.snapshots.observed import NoManifest
 from controlplane.snapshots.plan import plan_snapshot
@@ -181,12 +181,25 @@ def test_deletion_does_not_believe_an_empty_read() -> None:
     seen = world.observe()
     empty = replace(seen, stored=NoManifest.ABSENT)
     plan = plan_snapshot(empty, world.now)
-    assert isinstance(plan.steps[0], PutManifest)
-    assert plan.steps[0].version is None
+    assert plan.steps[0] == ConfirmSnapshot(may_be_going=True)
+    assert isinstance(plan.steps[1], PutManifest)
+    assert plan.steps[1].version is None
     assert not [s for s in plan.steps if isinstance(s, DeleteManifest | RemoveFinalizer)]
     with pytest.raises(ConflictError):
         world.perform(plan, world.snapshot)
     assert world.agents.artifacts
+
+
+def test_an_old_view_of_a_snapshot_that_is_gone_leaves_no_record() -> None:
+    """Defect 43."""
+    world = _deleted("node-a")
+    seen = world.observe()
+    world.run_for(3600)
+    assert not world.exists
+    plan = plan_snapshot(replace(seen, stored=NoManifest.ABSENT), world.now)
+    with pytest.raises(NotFoundError):
+        world.perform(plan, seen.snapshot)
+    assert not world.store.texts
 
 
 def test_deletion_with_an_unreadable_record_waits_for_its_bound() -> None:

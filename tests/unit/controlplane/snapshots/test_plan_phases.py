@@ -321,6 +321,20 @@ def test_a_guest_without_the_protocol_is_not_tried_again() -> None:
     assert world.artifact("node-a").attempt == 1
 
 
+def test_a_contaminated_build_is_told_at_the_snapshot_once_for_each_attempt() -> None:
+    world = make_world("node-a", "node-b")
+    for node in ("node-a", "node-b"):
+        world.agents.failures[node] = ["SnapshotContaminationDetected: a socket to somewhere"]
+    world.settle()
+    told = [one for one in world.events if one.reason == "SnapshotContaminationDetected"]
+    assert [one.is_warning for one in told] == [True]
+    for node in ("node-a", "node-b"):
+        assert f"{node}: SnapshotContaminationDetected: a socket to" in told[0].message
+    world.run_for(20_000)
+    assert world.phase is READY
+    assert world.reasons().count("SnapshotContaminationDetected") == 1
+
+
 def test_a_lost_record_is_built_anew_under_keys_that_never_were() -> None:
     world = make_ready_world("node-a")
     old = world.active.snapshot_key

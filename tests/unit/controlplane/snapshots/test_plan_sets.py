@@ -75,7 +75,8 @@ def test_a_superseded_task_is_cancelled_at_once() -> None:
 
 def test_rebuild_after_replaces_once_in_a_period() -> None:
     """Defects 25, 26: readyAt is rewritten also when the counts stay; the planner wakes itself."""
-    world = make_ready_world("node-a", forkPolicy={"rebuildAfter": "1h"})
+    policy = Policy(recheck_store_s=7200)
+    world = make_ready_world("node-a", policy=policy, forkPolicy={"rebuildAfter": "1h"})
     first = world.active.snapshot_key
     assert world.settle().requeue_at == world.active.promoted_at + timedelta(hours=1)  # type: ignore[operator]
     world.run_for(3600)
