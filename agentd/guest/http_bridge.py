@@ -133,6 +133,7 @@ class HttpBridge:
                     "gate": self._session.gate,
                     "workspace": self._session.workspace,
                     "environment": self._session.environment,
+                    "auth_key": self._session.auth_key,
                 }
             )
 

@@ -33,7 +33,7 @@ class Context:
 
     def __init__(self, settings: Settings, link: BlockingLink) -> None:
         self.settings = settings
-        self.authenticator = Authenticator(settings.auth_key)
+        self._authenticator = Authenticator("")
         self._link = link
         self._lock = threading.Lock()
         self._tasks = 0
@@ -46,6 +46,13 @@ class Context:
         if answer is None:
             raise HttpError(503, "the runtime is shutting down")
         return answer
+
+    def authenticator(self, key: str) -> Authenticator:
+        """What checks the tokens of that key; a session may bring another than the image's."""
+        found = self._authenticator
+        if found.key != key:
+            found = self._authenticator = Authenticator(key)
+        return found
 
     def count_task(self, change: int) -> None:
         """Tell the supervisor how many commands run."""
@@ -104,11 +111,12 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def _admit(self) -> JsonObject:
-        """The session, for a request below /api: gate first, then authentication."""
+        """The session, for a request below /api: gate first, then authentication. Gate and key
+        come in one answer, so that no request finds the one open and the other missing."""
         session: JsonObject = self.server.ask("session")
         if session["gate"] != "open":
             raise HttpError(503, "no session has been injected yet")
-        self.server.authenticator.check(self.headers.get("Authorization"))
+        self.server.authenticator(session["auth_key"]).check(self.headers.get("Authorization"))
         return session
 
     def _get(self, path: str) -> None:

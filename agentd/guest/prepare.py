@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from agentd.guest import wire
+from agentd.guest.settings import KEY_VARIABLE
 from agentd.guest.wire import JsonObject
 
 PARSE_ERROR = "parse_error"
@@ -21,6 +22,8 @@ RESOURCE_EXHAUSTED = "resource_exhausted"
 ENVIRONMENT_MAX_BYTES = 1024 * 1024
 FILES_MAX_BYTES = 1024 * 1024
 ENTROPY_MIN_BYTES = 32
+AUTH_KEY_MAX_CHARS = 16384
+_AUTH_KEY_HEAD = "-----BEGIN PUBLIC KEY-----"  # RFC 7468, section 13
 
 _REFUSED_PREFIXES = ("LD_", "PYTHON", "SNAPSTART_")
 _REFUSED_NAMES = frozenset(
@@ -31,7 +34,7 @@ _REFUSED_NAMES = frozenset(
         "BASH_ENV",
         "GCONV_PATH",
         "GLIBC_TUNABLES",
-        "PICOD_AUTH_PUBLIC_KEY",
+        KEY_VARIABLE,
         "AGENTCUBE_SESSION_GATE",
         "AGENTCUBE_SNAPSTART_BUILD",
         "AGENTCUBE_INJECT_SOCKET_PATH",
@@ -65,6 +68,7 @@ class Plan:
     entropy: bytes = b""
     files: Mapping[str, bytes] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
+    auth_key: str = ""
     wall_clock_ns: int | None = None
     wall_clock_at_ns: int = 0
 
@@ -87,16 +91,18 @@ def parse_prepare(message: JsonObject, *, workspace_root: str) -> Plan:
         raise RefusalError(INVALID_TASK_ID, "task_id is 1 to 253 printable ASCII characters")
     context = _context(message.get("context", ""))
     workspace = _workspace(context, workspace_root)
+    auth_key = _auth_key(context)
     return Plan(
         task_id=task_id,
         session_id=_matching(context, "session_id", _is_id),
-        environment=_environment(message.get("env_overrides")),
+        environment=_environment(message.get("env_overrides"), has_key=bool(auth_key)),
         workspace=workspace,
         hostname=_matching(context, "hostname", _is_hostname),
         machine_id=_matching(context, "machine_id", _is_machine_id),
         entropy=_entropy(context),
         files=_files(context),
         metadata=_text_map(context.get("metadata"), "context.metadata"),
+        auth_key=auth_key,
     )
 
 
@@ -191,6 +197,18 @@ def is_within(path: str, root: str) -> bool:
     return normal == root or normal.startswith(root.rstrip("/") + "/")
 
 
+def _auth_key(context: JsonObject) -> str:
+    key = _text(context, "auth_public_key").strip()
+    if len(key) > AUTH_KEY_MAX_CHARS:
+        raise RefusalError(
+            PARSE_ERROR,
+            f"context.auth_public_key has {len(key)} of {AUTH_KEY_MAX_CHARS} characters",
+        )
+    if "auth_public_key" in context and not key.startswith(_AUTH_KEY_HEAD):
+        raise RefusalError(PARSE_ERROR, f"context.auth_public_key is no PEM {_AUTH_KEY_HEAD!r}")
+    return key
+
+
 def _bytes(text: object, what: str) -> bytes:
     if not isinstance(text, str):
         raise RefusalError(PARSE_ERROR, f"{what} is not text")
@@ -245,8 +263,12 @@ def _text_map(value: object, what: str) -> dict[str, str]:
     return value
 
 
-def _environment(value: object) -> dict[str, str]:
-    environment = _text_map(value, "env_overrides")
+def _environment(value: object, *, has_key: bool) -> dict[str, str]:
+    """What the session's code sees. A host that brings a key also names the variable of old, empty:
+    a runtime that does not know `auth_public_key` refuses that name, and with it the session."""
+    environment = dict(_text_map(value, "env_overrides"))
+    if has_key and environment.get(KEY_VARIABLE) == "":
+        del environment[KEY_VARIABLE]
     for name, text in environment.items():
         check_variable(name, text)
     if sum(len(name) + len(text) for name, text in environment.items()) > ENVIRONMENT_MAX_BYTES:

@@ -1,4 +1,4 @@
-"""Hold what this instance has become: gate, workspace, environment, identity."""
+"""Hold what this instance has become: gate, workspace, environment, identity, key."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from agentd.guest.settings import Settings
 
 @dataclass
 class Session:
-    """One instance's session; `is_open` says whether user code may run."""
+    """One instance's session; `is_open` says whether user code may run.
+
+    auth_key: PEM of who signs the tokens that the HTTP interface demands; empty demands none.
+    """
 
     settings: Settings
     is_open: bool
@@ -20,6 +23,7 @@ class Session:
     environment: dict[str, str] = field(default_factory=dict)
     task_id: str = ""
     session_id: str = ""
+    auth_key: str = ""
 
     @property
     def is_injected(self) -> bool:

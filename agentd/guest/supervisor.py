@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from agentd.guest import rehearsal
+from agentd.guest import http_auth, rehearsal
 from agentd.guest.checkpoint import Checkpoint
 from agentd.guest.contamination import Interpreter, Reason
 from agentd.guest.effects import PROCESS_STEPS, Effects, Renew, SystemEffects, apply_plan
@@ -50,7 +50,8 @@ class Supervisor:
     def __init__(self, settings: Settings, make_effects: MakeEffects = SystemEffects) -> None:
         environment = clean_environment(os.environ, settings)
         self.settings = settings = replace(settings, environment=environment)
-        self.session = Session(settings, not settings.is_gated, settings.workspace)
+        is_open = not settings.is_gated
+        self.session = Session(settings, is_open, settings.workspace, auth_key=settings.auth_key)
         self.loop = Loop()
         self.exit_status = 0
         self.exit_reason = "asked to"
@@ -245,7 +246,10 @@ class Supervisor:
         )
 
     def quiesce(self) -> None:
-        """Run the hooks before a snapshot in every process; raises when one fails."""
+        """Warm what checks tokens, which is the slow part of a session that brings a key; run the
+        hooks before a snapshot in every process. Raises when one fails."""
+        http_auth.warm()
+        gc.freeze()
         zygote, interpreter = self._both()
         zygote.send({"type": "quiesce"})
         interpreter.link.send({"type": "quiesce"})
@@ -259,6 +263,8 @@ class Supervisor:
 
     def _apply(self, plan: Plan) -> None:
         apply_plan(self._effects, plan)
+        if plan.auth_key:
+            self.session.auth_key = plan.auth_key
         self.session.is_open = True
 
 

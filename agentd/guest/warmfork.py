@@ -12,10 +12,13 @@ them in order. Protocol: docs/guest-protocol.md section 4.1.
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from agentd.guest import wire
+from agentd.guest.http_auth import KeyRefusedError, load_key
 from agentd.guest.prepare import (
+    PARSE_ERROR,
     RESOURCE_EXHAUSTED,
     Plan,
     RefusalError,
@@ -92,11 +95,17 @@ Action = Send | Hangup | Apply | Release | Exit
 
 
 class WarmFork:
-    """The instance's state, shared by its conversations."""
+    """The instance's state, shared by its conversations.
 
-    def __init__(self, *, workspace_root: str) -> None:
+    Args: check_key: raises KeyRefusedError for a key that requests cannot be judged by here.
+    """
+
+    def __init__(
+        self, *, workspace_root: str, check_key: Callable[[str], object] = load_key
+    ) -> None:
         self.state = State.READY
         self.workspace_root = workspace_root
+        self.check_key = check_key
 
     def __repr__(self) -> str:
         return f"<WarmFork {self.state.value}>"
@@ -189,6 +198,7 @@ class Conversation:
         self.state = State.PREPARED
         try:
             self._plan = parse_prepare(message, workspace_root=self._fork.workspace_root)
+            self._check_key(self._plan.auth_key)
             if not self._fork.claim():
                 raise RefusalError(RESOURCE_EXHAUSTED, "the instance is already being prepared")
         except RefusalError as refusal:
@@ -197,6 +207,15 @@ class Conversation:
         self._ready_ns = now_ns
         self.deadline_ns = now_ns + int(HOLD_DEADLINE_S * 1e9)
         return [Send(_READY)]
+
+    def _check_key(self, key: str) -> None:
+        """A session whose key cannot be used must not start: it would serve nobody, or anybody."""
+        if not key:
+            return
+        try:
+            self._fork.check_key(key)
+        except KeyRefusedError as exc:
+            raise RefusalError(PARSE_ERROR, f"context.auth_public_key: {exc}") from exc
 
     def _reject(self, refusal: RefusalError) -> list[Action]:
         self.state = State.CANCELLED

@@ -128,6 +128,7 @@ def download(
 
 def _options(scratch: Path) -> list[str]:
     """Options that keep APT's state out of the machine's; the caches make later calls faster."""
+    scratch = scratch.absolute()  # APT takes a relative path for one below its own directories
     settings = {
         "Dir::State::status": scratch / "status",
         "Dir::State::extended_states": scratch / "extended_states",

@@ -10,6 +10,9 @@ from typing import Final
 
 from agentd.errors import ErrorCode, UsageError
 
+# What the HTTP interface checks bearer tokens with.
+TOKEN_PACKAGES: Final = ("python3-cryptography", "python3-jwt")
+
 # What every image of ours carries; APT adds the dependencies. dash gives os.system() its /bin/sh.
 BASE_PACKAGES: Final = (
     "base-files",
@@ -18,6 +21,7 @@ BASE_PACKAGES: Final = (
     "python3-minimal",
     "python3-numpy",
     "python3.11-minimal",
+    *TOKEN_PACKAGES,
 )
 
 # The transport of the guest channel, on PCI as well as on MMIO, both eras of the device.

@@ -26,7 +26,8 @@ from agentd.node.pods import WORKERS, PodKeeper
 from agentd.node.provider_labels import ProviderLabels
 from agentd.node.standby import Standby
 from agentd.node.sweep import EVERY_S, Sweep
-from agentd.node.tasks import Place, TaskReconciler
+from agentd.node.task_look import Place
+from agentd.node.tasks import TaskReconciler
 from agentd.node.virtual_node import VirtualNode
 from agentd.providers.driver import SnapshotDriver
 from agentd.providers.local import LocalDriver
@@ -76,7 +77,10 @@ class NodeAgent:
         self._driver = LocalDriver(outside.engine, self._has_image)
         self._addresses = Addresses(parse_network(self._settings.node.pod_cidr))
         self._standby = Standby(self._engine, self._addresses, self._tracer)
-        self._drivers: dict[str, SnapshotDriver] = {self._driver.name: self._driver}
+        # Elsewhere the Pods are a kubelet's, whose machines are not this engine's to snapshot.
+        self._drivers: dict[str, SnapshotDriver] = (
+            {self._driver.name: self._driver} if self._settings.node.virtual else {}
+        )
 
     def _has_image(self) -> bool:
         return bool(self._settings.node.images or list_images(self._settings.image_cache_dir))

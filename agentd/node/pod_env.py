@@ -1,4 +1,4 @@
-"""Resolve the environment that a Pod gives its container."""
+"""Resolve the environment that a Pod gives its container, and the key among it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Final
 from agentd.errors import UsageError
 from agentd.node.pod_spec import Refusal
 from agentd.node.pod_types import Container, EnvVar, KeyRef, Pod
+from agentd.warmfork.auth_key import AUTH_KEY_ENV, check_auth_key
 from agentd.warmfork.prepare import check_env
 from controlplane.api import names
 
@@ -25,6 +26,14 @@ class Source:
 
     kind: str
     name: str
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What a session is given. auth_key: of its HTTP interface, which its code does not see."""
+
+    variables: Mapping[str, str]
+    auth_key: str = ""
 
 
 # Decoded values by key; None for an object that is not there.
@@ -43,9 +52,14 @@ def sources_of(container: Container) -> tuple[Source, ...]:
     return tuple(found)
 
 
+def names_auth_key(container: Container) -> bool:
+    """Its requests are to be judged by a key of its own."""
+    return any(variable.name == AUTH_KEY_ENV for variable in container.env or ())
+
+
 def resolve_env(
     pod: Pod, container: Container, sources: Sources, *, pod_ip: str, host_ip: str
-) -> dict[str, str] | Refusal:
+) -> Environment | Refusal:
     """Every variable with its value, or why that cannot be.
 
     `$(NAME)` stands for a variable before it, `$$` for `$` (EnvVar of the core API).
@@ -62,11 +76,15 @@ def resolve_env(
         if value is not None:
             values[variable.name] = value
     kept = {name: value for name, value in values.items() if name not in _DROPPED}
+    auth_key = kept.pop(AUTH_KEY_ENV, None)
     try:
         check_env(kept)
+        # An empty one too: who names a key does not mean to serve everybody.
+        if auth_key is not None:
+            check_auth_key(auth_key)
     except UsageError as exc:
-        return Refusal("SnapStartUnsupported", exc.message)
-    return kept
+        return Refusal("SnapStartUnsupported", str(exc))
+    return Environment(kept, auth_key or "")
 
 
 def _value(

@@ -20,7 +20,9 @@ from agentd.engine.session import Machine as Running
 from agentd.engine.sessions import OwnSession
 from agentd.engine.starter import ImageSource
 from agentd.errors import SnapStartError
+from agentd.node.failures import choose_waiting_reason
 from agentd.node.forwarder import Forwarder
+from agentd.node.pod_env import Environment
 from agentd.node.pod_machines import find_build, find_session
 from agentd.node.pod_memory import CAPTURED, derive_machine_id, remember, was_steady
 from agentd.node.pod_origin import Origin, tell_origin
@@ -149,7 +151,7 @@ class PodRunner:
             except NoImageError as exc:
                 reason, message, delay_s = "ErrImageNeverPull", str(exc), _LOOK_S
             except (SnapStartError, ControlPlaneError, TimeoutError) as exc:
-                reason, message = "RunContainerError", str(exc)
+                reason, message = choose_waiting_reason(exc), str(exc)
                 delay_s = choose_backoff_s(failures)
             failures += 1
             self._host.tracer.step("pod.start.failed", pod=self._pod.metadata.name, error=message)
@@ -184,10 +186,17 @@ class PodRunner:
         else:
             await self._begin_session()
 
+    def _refuse(self, refusal: Refusal) -> None:
+        self.refusal = refusal
+        self._changed()
+
     # -- builds -------------------------------------------------------------------------------
 
     async def _begin_build(self) -> None:
         image = await self._start.image()
+        if isinstance(image, Refusal):
+            self._refuse(image)
+            return
         await self._take_address("", is_served=False)
         machine_id = derive_machine_id(self.uid, self.view.restarts)
         location = str(image.directory)
@@ -209,8 +218,7 @@ class PodRunner:
         await self._take_address("")
         env = await self._start.environment(self.view.pod_ip)
         if isinstance(env, Refusal):
-            self.refusal = env
-            self._changed()
+            self._refuse(env)
             return
         source = await self._start.source()
         if isinstance(source, Fork):
@@ -224,7 +232,7 @@ class PodRunner:
                 source = fallback
         await self._boot(source, env)
 
-    async def _begin_fork(self, fork: Fork, env: dict[str, str]) -> None:
+    async def _begin_fork(self, fork: Fork, env: Environment) -> None:
         template = self._host.engine.templates.require_ready(fork.key)
         image_id = template.image.rpartition("/")[2]
         origin = Origin(names.FROM_SNAPSHOT)
@@ -233,8 +241,11 @@ class PodRunner:
         self._tell_origin(origin, f"restored from snapshot {fork.key}")
         self._show_ready(wish.id, image_id, self._session.facts.created_at_s)
 
-    async def _boot(self, cold: Cold, env: dict[str, str]) -> None:
+    async def _boot(self, cold: Cold, env: Environment) -> None:
         image = await self._start.image()
+        if isinstance(image, Refusal):
+            self._refuse(image)
+            return
         source = ImageSource(str(image.directory), self._shape())
         origin = Origin(names.FROM_IMAGE, cold.reason, cold.message)
         wish = self._wish(source, env, origin, image.key, self._host.cold_s)
@@ -245,7 +256,7 @@ class PodRunner:
     def _wish(
         self,
         source: str | ImageSource,
-        env: dict[str, str],
+        env: Environment,
         origin: Origin,
         image_id: str,
         deadline_s: float,
@@ -267,7 +278,8 @@ class PodRunner:
             source=source,
             deadline_s=deadline_s,
             hostname=self._plan.hostname,
-            env=env,
+            env=env.variables,
+            auth_key=env.auth_key,
             metadata={"namespace": meta.namespace, "pod": meta.name, "uid": self.uid},
             labels=labels,
         )

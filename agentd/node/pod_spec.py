@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Final
 
+from agentd.image.manifest import ImageManifest
+from agentd.image.spec import TOKEN_PACKAGES
 from agentd.node.pod_types import Container, Pod
 from agentd.units import MIB
 from controlplane.api import names
@@ -177,6 +179,22 @@ def find_image(reference: str, images: Mapping[str, str], default_key: str) -> s
         if known in images:
             return images[known]
     return default_key if reference.startswith("snapstart.local/") else ""
+
+
+def refuse_image(reference: str, manifest: ImageManifest) -> Refusal | None:
+    """Why an image cannot judge the requests of a Pod that brings a key; None if it can.
+
+    Of a root file system nobody knows here: its guest says so itself, before a session starts.
+    """
+    found = {package.name for package in manifest.packages}
+    missing = [name for name in TOKEN_PACKAGES if name not in found]
+    if not missing or "python3-minimal" not in found:
+        return None
+    options = " ".join(f"--package {name}" for name in missing)
+    return _unsupported(
+        f"image {reference!r} cannot check the tokens that PICOD_AUTH_PUBLIC_KEY demands, for want "
+        f"of {' and '.join(missing)}; build it with `snapctl image build {options}`"
+    )
 
 
 def bare_reference(reference: str) -> str:

@@ -16,12 +16,12 @@ from agentd.engine.trace import Tracer
 from agentd.errors import SnapStartError
 from agentd.image.store import Image, list_images, load_image
 from agentd.node.addresses import Addresses
-from agentd.node.pod_env import Source, resolve_env, sources_of
+from agentd.node.pod_env import Environment, Source, names_auth_key, resolve_env, sources_of
 from agentd.node.pod_restore import Cold, Fork, choose_start
-from agentd.node.pod_spec import HANDLER, PodPlan, Refusal, find_image
+from agentd.node.pod_spec import HANDLER, PodPlan, Refusal, find_image, refuse_image
 from agentd.node.pod_types import Pod
 from agentd.providers.driver import SnapshotDriver
-from controlplane.api import names
+from controlplane.api.builds import is_marked_build
 from controlplane.api.core import RuntimeClass, Sandbox
 from controlplane.errors import NotFoundError
 from controlplane.kube.api import KubeApi
@@ -83,11 +83,10 @@ class PodStart:
         namespace = self._pod.metadata.namespace
         body = await self._host.kube.get(self._host.sandboxes, owner.name, namespace)
         meta = msgspec.convert(body, Sandbox, strict=False).metadata
-        marks = (meta.label(names.TEMPLATE_SANDBOX), meta.annotation(names.TEMPLATE_SANDBOX))
-        return meta.uid == owner.uid and "true" in marks
+        return meta.uid == owner.uid and is_marked_build(meta)
 
-    async def environment(self, pod_ip: str) -> dict[str, str] | Refusal:
-        """Its variables."""
+    async def environment(self, pod_ip: str) -> Environment | Refusal:
+        """Its variables, its key."""
         container = self._plan.container
         found = {source: await self._read(source) for source in sources_of(container)}
         return resolve_env(self._pod, container, found, pod_ip=pod_ip, host_ip=self._host.host_ip)
@@ -117,17 +116,27 @@ class PodStart:
         namespace = self._pod.metadata.namespace
         return choose_start(key, artifact, namespace=namespace, cluster=self._host.cluster)
 
-    async def image(self) -> Image:
-        """The image it boots. Raises: NoImageError, SnapStartError."""
-        return await asyncio.to_thread(self._find_image)
+    async def image(self) -> Image | Refusal:
+        """The image it boots, or why that is of no use. Raises: NoImageError, SnapStartError."""
+        image = await asyncio.to_thread(self._find_image)
+        if names_auth_key(self._plan.container):
+            return refuse_image(self._plan.container.image, image.manifest) or image
+        return image
 
     def _find_image(self) -> Image:
         cache_dir, reference = self._host.image_cache_dir, self._plan.container.image
-        newest = next((image.key for image in list_images(cache_dir)), "")
-        found = find_image(reference, self._host.images, newest)
+        keys = [image.key for image in list_images(cache_dir)]
+        # Of several none is the obvious one, and what a hash stands for must not change by itself.
+        default = keys[0] if len(keys) == 1 else ""
+        found = find_image(reference, self._host.images, default)
         if not found:
-            raise NoImageError(
-                f"image {reference!r} is not in this node's image store, and is never pulled; "
-                "name it in node.images"
-            )
+            raise NoImageError(_why_no_image(reference, len(keys)))
         return load_image(found, cache_dir)
+
+
+def _why_no_image(reference: str, count: int) -> str:
+    if count > 1 and find_image(reference, {}, "any"):
+        why = f"could be any of {count} images in this node's image store"
+    else:
+        why = "is not in this node's image store, and is never pulled"
+    return f"image {reference!r} {why}; name it in node.images"

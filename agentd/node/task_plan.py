@@ -2,91 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
+from agentd.node.task_target import check_target
+from agentd.node.task_types import (
+    Create,
+    Decision,
+    Delete,
+    Ignore,
+    Observed,
+    Report,
+    Wait,
+)
 from agentd.providers.driver import CreateRequest, LocalArtifact, SnapshotOwner
 from controlplane.api import names
-from controlplane.api.core import Pod, Sandbox
-from controlplane.api.meta import ObjectMeta
 from controlplane.api.types import (
     ArtifactPhase,
-    SandboxSnapshot,
-    SandboxSnapshotTask,
     SandboxSnapshotTaskSpec,
     SnapshotMode,
     TaskOperation,
 )
 
 DEADLINE: Final = timedelta(minutes=15)
-RECHECK_S: Final = 5.0
 _FIRST_DELAY_S: Final = 10.0
 _MAX_DELAY_S: Final = 300.0
-
-
-@dataclass(frozen=True)
-class Observed:
-    """What bears on a task, read from the API server and the driver just now.
-
-    capabilities: of each provider that is configured here. snapshot, sandbox, pod: None if there is
-    none. artifact: what the task's provider has under its key. artifact_problem: why that could not
-    be told.
-    """
-
-    task: SandboxSnapshotTask
-    node_name: str
-    cluster: str
-    capabilities: Mapping[str, frozenset[SnapshotMode]]
-    snapshot: SandboxSnapshot | None = None
-    sandbox: Sandbox | None = None
-    pod: Pod | None = None
-    artifact: LocalArtifact | None = None
-    artifact_problem: str = ""
-
-
-@dataclass(frozen=True)
-class Ignore:
-    """Not this node's business, not any more, or never."""
-
-    why: str
-
-
-@dataclass(frozen=True)
-class Report:
-    """It is over. event: reason of an event to go with it, empty for none."""
-
-    phase: ArtifactPhase
-    message: str = ""
-    event: str = ""
-
-
-@dataclass(frozen=True)
-class Wait:
-    """Not yet. delay_s: until the next look."""
-
-    message: str
-    delay_s: float = RECHECK_S
-    event: str = ""
-
-
-@dataclass(frozen=True)
-class Create:
-    """Have the driver make the artifact."""
-
-    request: CreateRequest
-
-
-@dataclass(frozen=True)
-class Delete:
-    """Have the driver remove the artifact."""
-
-    key: str
-
-
-Decision = Ignore | Report | Wait | Create | Delete
 
 
 def plan_task(seen: Observed, now: datetime) -> Decision:
@@ -159,9 +100,8 @@ def _plan_create(seen: Observed, now: datetime) -> Decision:
         return Report(ArtifactPhase.READY, event="SnapshotCreated")
     if waiting := _why_not_able(seen, now):
         return waiting
-    target = _check_sandbox(seen.sandbox, spec) or _check_pod(seen) or _check_ready(seen)
-    if target is not None:
-        return target
+    if (other := check_target(seen, now)) is not None:
+        return other
     assert seen.pod is not None
     return Create(
         CreateRequest(
@@ -265,73 +205,3 @@ def _back_off(seen: Observed, now: datetime) -> Wait | None:
     due = status.observed_at + timedelta(seconds=retry_delay_s(status.attempts))
     left_s = (due - now).total_seconds()
     return Wait(status.message, left_s) if left_s > 0 else None
-
-
-def _check_sandbox(sandbox: Sandbox | None, spec: SandboxSnapshotTaskSpec) -> Decision | None:
-    reference = spec.target_sandbox_ref
-    if (reference.api_group, reference.kind) != (names.SANDBOX_GROUP, "Sandbox"):
-        return _failed(f"targetSandboxRef names a {reference.kind!r} of {reference.api_group!r}")
-    what = f"Sandbox {reference.name!r}"
-    if sandbox is None:
-        return Wait(f"{what} is not there")
-    if problem := _why_no_build(sandbox.metadata, spec):
-        return _failed(f"{what} {problem}")
-    if sandbox.metadata.is_terminating:
-        return _failed(f"{what} is being deleted")
-    return None
-
-
-def _check_ready(seen: Observed) -> Decision | None:
-    assert seen.sandbox is not None
-    if seen.sandbox.is_ready:
-        return None
-    return Wait(f"Sandbox {seen.sandbox.metadata.name!r} is not ready")
-
-
-def _why_no_build(meta: ObjectMeta, spec: SandboxSnapshotTaskSpec) -> str:
-    """A session's Sandbox, or another snapshot's, must never become an artifact."""
-    owner = meta.controller
-    if owner is None or owner.kind != "SandboxSnapshot" or owner.uid != spec.snapshot_uid:
-        return "is not controlled by this snapshot"
-    if "true" not in (meta.label(names.TEMPLATE_SANDBOX), meta.annotation(names.TEMPLATE_SANDBOX)):
-        return "is no build Sandbox"
-    if any(meta.label(label) for label in names.SESSION_LABELS):
-        return "carries the labels of a session"
-    if meta.label(names.SNAPSHOT_KEY_ID) != key_id(spec.snapshot_key):
-        return "was made for another key"
-    if meta.annotation(names.SNAPSHOT_HASH) not in ("", spec.snapshot_hash):
-        return "was made for another hash"
-    return ""
-
-
-def _check_pod(seen: Observed) -> Decision | None:
-    sandbox, pod = seen.sandbox, seen.pod
-    assert sandbox is not None
-    if pod is None or not pod.metadata.uid:
-        return Wait("the Sandbox's Pod is not there", event="PodUIDNotFound")
-    what = f"Pod {pod.metadata.name!r}"
-    owner = pod.metadata.controller
-    if owner is None or owner.uid != sandbox.metadata.uid:
-        return _failed(f"{what} is not controlled by the Sandbox")
-    if pod.node_name != seen.node_name:
-        return _failed(f"{what} runs on node {pod.node_name!r}")
-    if pod.status.phase in ("Succeeded", "Failed"):
-        said = f": {pod.status.message}" if pod.status.message else ""
-        return _failed(f"{what} has ended{said}")
-    if pod.metadata.is_terminating or pod.status.phase != "Running":
-        return Wait(f"{what} is not running", event="PodUIDNotFound")
-    return None
-
-
-def _failed(message: str) -> Report:
-    return Report(ArtifactPhase.FAILED, message, "DriverCreateFailed")
-
-
-def pod_name_of(sandbox: Sandbox) -> str:
-    """The name of a Sandbox's Pod."""
-    return sandbox.metadata.annotation(names.POD_NAME) or sandbox.metadata.name
-
-
-def key_id(key: str) -> str:
-    """A short stand-in for a key, as the snapshot controller puts it on what it makes."""
-    return hashlib.sha256(f"{len(key.encode())}:{key}".encode()).hexdigest()[:16]

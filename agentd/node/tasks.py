@@ -12,58 +12,31 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, TypeVar
-
-import msgspec
+from typing import Any, Final
 
 from agentd.engine.tasks import Tasks
 from agentd.engine.trace import Tracer
-from agentd.errors import SnapStartError
 from agentd.node.failures import Failure, classify_failure
-from agentd.node.task_plan import (
-    Create,
-    Decision,
-    Delete,
-    Observed,
-    Report,
-    Wait,
-    plan_task,
-    pod_name_of,
-    retry_delay_s,
-)
-from agentd.providers.driver import LocalArtifact, SnapshotDriver
-from controlplane.api.core import Pod, Sandbox
+from agentd.node.task_look import LIGHT_S, Look, Place
+from agentd.node.task_plan import plan_task, retry_delay_s
+from agentd.node.task_types import Create, Decision, Delete, Report, Wait
+from agentd.providers.driver import SnapshotDriver
 from controlplane.api.meta import JsonObject
 from controlplane.api.types import (
     ArtifactPhase,
-    SandboxSnapshot,
     SandboxSnapshotTask,
     SandboxSnapshotTaskStatus,
-    SnapshotMode,
-    TaskOperation,
 )
-from controlplane.errors import NotFoundError
 from controlplane.kube.api import KubeApi
-from controlplane.kube.events import ObjectRef, reference
+from controlplane.kube.events import reference
 from controlplane.kube.informer import Informer
 from controlplane.kube.recorder import EventRecorder
-from controlplane.kube.resource import PODS, SNAPSHOTS, TASKS, Resource
+from controlplane.kube.resource import TASKS
 from controlplane.kube.workers import WorkQueue
 
 Key = tuple[str, str]
-T = TypeVar("T")
 CREATE_S: Final = 600.0
-LIGHT_S: Final = 30.0
 _STOP_S: Final = 30.0
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where this agent is. cluster: UID of the kube-system namespace. sandboxes: as discovered."""
-
-    node_name: str
-    cluster: str
-    sandboxes: Resource
 
 
 @dataclass
@@ -96,7 +69,7 @@ class TaskReconciler:
         self._informer = informer
         self._queue = queue
         self._drivers = drivers
-        self._place = place
+        self._look = Look(kube, drivers, place)
         self._events = events
         self._tracer = tracer
         self._now = now
@@ -123,7 +96,7 @@ class TaskReconciler:
         if task is None:
             return None
         if run is None:
-            return await self._perform(task, plan_task(await self._observe(task), self._now()))
+            return await self._perform(task, plan_task(await self._look.at(task), self._now()))
         if run.outcome is None:
             return None
         delay_s = await self._settle(task, run.outcome)
@@ -137,60 +110,6 @@ class TaskReconciler:
             await asyncio.wait({run.work})
         self._runs.pop(key, None)
         self._tracer.step("task.abandoned", task=key[1])
-
-    # -- looking ----------------------------------------------------------------------------
-
-    async def _observe(self, task: SandboxSnapshotTask) -> Observed:
-        spec, namespace = task.spec, task.metadata.namespace
-        place = self._place
-        driver = self._drivers.get(spec.provider_name)
-        snapshot = await self._get(SNAPSHOTS, spec.snapshot_ref.name, namespace, SandboxSnapshot)
-        sandbox = pod = None
-        if spec.operation is TaskOperation.CREATE:
-            name = spec.target_sandbox_ref.name
-            sandbox = await self._get(place.sandboxes, name, namespace, Sandbox)
-        if sandbox is not None:
-            pod = await self._get(PODS, pod_name_of(sandbox), namespace, Pod)
-        artifact, problem = await self._inspect(driver, spec.snapshot_key)
-        return Observed(
-            task=task,
-            node_name=place.node_name,
-            cluster=place.cluster,
-            capabilities=await self._capabilities(),
-            snapshot=snapshot,
-            sandbox=sandbox,
-            pod=pod,
-            artifact=artifact,
-            artifact_problem=problem,
-        )
-
-    async def _get(self, resource: Resource, name: str, namespace: str, kind: type[T]) -> T | None:
-        """From the server, never from a copy. Raises: ControlPlaneError but for its absence."""
-        if not name:
-            return None
-        try:
-            body = await self._kube.get(resource, name, namespace)
-        except NotFoundError:
-            return None
-        return msgspec.convert(body, kind, strict=False)
-
-    async def _capabilities(self) -> dict[str, frozenset[SnapshotMode]]:
-        found = {}
-        for name, driver in self._drivers.items():
-            async with asyncio.timeout(LIGHT_S):
-                found[name] = await driver.capabilities()
-        return found
-
-    @staticmethod
-    async def _inspect(driver: SnapshotDriver | None, key: str) -> tuple[LocalArtifact | None, str]:
-        """An error is never "absent"."""
-        if driver is None or not key:
-            return None, ""
-        try:
-            async with asyncio.timeout(LIGHT_S):
-                return await driver.inspect(key), ""
-        except (SnapStartError, TimeoutError) as exc:
-            return None, f"looking for the artifact: {classify_failure(exc).message}"
 
     # -- acting -----------------------------------------------------------------------------
 
@@ -245,14 +164,10 @@ class TaskReconciler:
         if isinstance(outcome, Report):
             await self._finish(task, outcome)
             return None
-        if outcome.is_contamination:
-            about = _snapshot_of(task)
-            self._events.warning(about, "SnapshotContaminationDetected", outcome.message)
         if outcome.is_final:
-            report = Report(ArtifactPhase.FAILED, outcome.message, "DriverCreateFailed")
-            await self._finish(task, report)
+            await self._finish(task, Report(ArtifactPhase.FAILED, outcome.message, outcome.event))
             return None
-        self._events.warning(reference(TASKS, task), "DriverCreateFailed", outcome.message)
+        self._events.warning(reference(TASKS, task), outcome.event, outcome.message)
         await self._write(task, {"message": outcome.message})
         return retry_delay_s(task.status.attempts if task.status else 1)
 
@@ -280,17 +195,6 @@ class TaskReconciler:
         await self._kube.merge(
             TASKS, meta.name, patch, namespace=meta.namespace, subresource="status"
         )
-
-
-def _snapshot_of(task: SandboxSnapshotTask) -> ObjectRef:
-    spec = task.spec
-    return ObjectRef(
-        SNAPSHOTS.api_version,
-        SNAPSHOTS.kind,
-        spec.snapshot_ref.name,
-        task.metadata.namespace,
-        spec.snapshot_uid,
-    )
 
 
 async def _create(driver: SnapshotDriver, order: Create) -> Report:

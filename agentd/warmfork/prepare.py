@@ -16,6 +16,7 @@ import msgspec
 
 from agentd.errors import ErrorCode, InvariantError, UsageError
 from agentd.units import MIB
+from agentd.warmfork.auth_key import AUTH_KEY_ENV, check_auth_key
 
 PREPARE_MAX_BYTES: Final = 4 * MIB
 FILES_MAX_BYTES: Final = 1 * MIB
@@ -43,7 +44,7 @@ _REFUSED_NAMES: Final = frozenset(
         "GLIBC_TUNABLES",
         "IFS",
         "PATH",
-        "PICOD_AUTH_PUBLIC_KEY",
+        AUTH_KEY_ENV,
         "WARMFORK_READINESS_SOCKET",
     }
 )
@@ -65,13 +66,14 @@ class Identity:
         return f"Identity({self.session_id!r}, {self.hostname!r}, {self.machine_id!r}, secret)"
 
 
-class _Context(msgspec.Struct, frozen=True, kw_only=True):
+class _Context(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     session_id: str
     hostname: str
     machine_id: str
     entropy: bytes
     files: Mapping[str, bytes]
     metadata: Mapping[str, str]
+    auth_public_key: str = ""
 
 
 class _Prepare(msgspec.Struct, frozen=True, kw_only=True, tag="PREPARE"):
@@ -107,16 +109,23 @@ def encode_prepare(
     env: Mapping[str, str],
     files: Mapping[str, bytes],
     metadata: Mapping[str, str],
+    auth_key: str = "",
 ) -> bytes:
     """The JSON body of PREPARE, without its length.
 
     Args: env: environment of the session. files: path relative to the workspace to content, at
-    most 1 MiB in all. metadata: for the session's own code.
+    most 1 MiB in all. metadata: for the session's own code. auth_key: PEM of the RSA key whose
+    tokens the HTTP interface then demands; empty leaves it to the image.
     Raises: UsageError(REQUEST_INVALID) naming what the guest would refuse.
     """
     _check_identity(identity)
     check_env(env)
     _check_files(files)
+    variables = dict(env)
+    if auth_key:
+        check_auth_key(auth_key)
+        # A guest that does not know the member would serve everybody; this name it refuses.
+        variables[AUTH_KEY_ENV] = ""
     try:
         context = msgspec.json.encode(
             _Context(
@@ -126,10 +135,11 @@ def encode_prepare(
                 entropy=identity.entropy,
                 files=dict(files),
                 metadata=dict(metadata),
+                auth_public_key=auth_key,
             )
         ).decode()
         body = msgspec.json.encode(
-            _Prepare(task_id=identity.session_id, context=context, env_overrides=dict(env))
+            _Prepare(task_id=identity.session_id, context=context, env_overrides=variables)
         )
     except UnicodeEncodeError as exc:
         raise _invalid(f"a value is not valid Unicode: {exc}") from exc

@@ -86,7 +86,7 @@ class DebianRepo:
 
 def guest_packages() -> list[Package]:
     """Stand-ins for what a guest image asks for, with the shapes of the real packages."""
-    python = "usr/lib/python3.11"
+    python, packages = "usr/lib/python3.11", "usr/lib/python3/dist-packages"
     modules = f"lib/modules/{RELEASE}"
     builtin = "kernel/drivers/virtio/virtio_{}.ko\n"
     names = ("mmio", "pci", "pci_modern_dev", "pci_legacy_dev", "console", "ring")
@@ -101,6 +101,8 @@ def guest_packages() -> list[Package]:
         Package("python3-numpy", depends="libblas3 (>= 1)", files=_numpy()),
         Package("libblas3", files={"usr/lib/x86_64-linux-gnu/blas/libblas.so.3": b"blas"}),
         Package("python3-pandas", depends="python3-numpy"),
+        Package("python3-cryptography", files={f"{packages}/cryptography/__init__.py": b"x = 1\n"}),
+        Package("python3-jwt", files={f"{packages}/jwt/__init__.py": b"x = 1\n"}),
         Package("linux-image-cloud-amd64", depends=f"linux-image-{RELEASE} (= 1.0-1), kmod"),
         Package("kmod", files={"bin/kmod": b"kmod"}),
         Package(

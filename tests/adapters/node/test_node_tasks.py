@@ -61,10 +61,41 @@ async def test_a_contaminated_guest_fails_the_task_for_good(tmp_path: Path) -> N
         world.task(snapshot)
         status = await world.until_task("Failed")
         assert "contaminated" in status["message"]
+        assert status["message"].startswith("SnapshotContaminationDetected: ")
         await world.until(lambda: "SnapshotContaminationDetected" in world.events())
         await world.until(lambda: world.get(PODS, "build-1")["status"]["phase"] == "Failed")
         assert world.engine.templates.find(KEY) is None
         assert world.machines() == []
+
+
+async def test_a_guest_that_lacks_the_protocol_at_the_seal_fails_its_task(tmp_path: Path) -> None:
+    async with running_world(tmp_path, new_cluster()) as world:
+        world.vmm.faults.add("no_status")
+        snapshot = await ready_build(world)
+        world.task(snapshot)
+        status = await world.until_task("Failed")
+        assert status["message"].startswith("ProtocolNotSupported: ")
+        assert status["attempts"] == 1
+
+
+async def test_a_guest_that_lacks_the_protocol_before_it_waits_fails_its_task(
+    tmp_path: Path,
+) -> None:
+    async with running_world(tmp_path, new_cluster()) as world:
+        world.vmm.faults.add("no_checkpoint")
+        snapshot = world.snapshot()
+        world.pod("build-1", owner=world.build_sandbox(snapshot), container=GATE)
+
+        def waiting() -> str:
+            status = world.get(PODS, "build-1")["status"]["containerStatuses"][0]
+            return str(status["state"]["waiting"]["reason"])
+
+        await world.until(lambda: waiting() == "ProtocolNotSupported")
+        world.task(snapshot)
+        status = await world.until_task("Failed")
+        assert status["message"].startswith("ProtocolNotSupported: ")
+        assert "unknown_service" in status["message"]
+        assert "attempts" not in status
 
 
 async def test_a_session_is_never_made_an_artifact(tmp_path: Path) -> None:

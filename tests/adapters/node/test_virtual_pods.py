@@ -23,6 +23,7 @@ from tests.adapters.node.world import (
     new_cluster,
     running_world,
 )
+from tests.fakes.daemon import make_image
 
 GATE = {"env": [{"name": "AGENTCUBE_SESSION_GATE", "value": "true"}]}
 
@@ -100,6 +101,15 @@ async def test_a_kubelets_node_of_that_name_is_left_alone(tmp_path: Path) -> Non
         assert "labels" not in world.get(NODES, "node-a")["metadata"]
 
 
+async def test_a_kubelets_node_is_not_said_to_snapshot_machines(tmp_path: Path) -> None:
+    kube = new_cluster()
+    label = names.provider_label("snapstart.qemu.org")
+    kube.cluster.create(NODES, {"metadata": {"name": "node-a", "labels": {label: "true"}}})
+    async with running_world(tmp_path, kube, virtual=False) as world:
+        await world.until(lambda: label not in world.get(NODES, "node-a")["metadata"]["labels"])
+        assert not world.trace.has("node.failed")
+
+
 # -- starting -------------------------------------------------------------------------------------
 
 
@@ -169,6 +179,28 @@ async def test_an_unknown_image_waits_and_is_never_pulled(tmp_path: Path) -> Non
 
         await world.until(lambda: waiting() == "ErrImageNeverPull")
         assert world.get(PODS, "one")["status"]["phase"] == "Pending"
+
+
+async def test_of_several_images_none_is_guessed(tmp_path: Path) -> None:
+    keys = ["0" * 64, "1" * 64]
+    async with running_world(tmp_path, new_cluster()) as world:
+        make_image(tmp_path / "i" / "images" / keys[1], keys[1])
+        world.pod("one")
+
+        def waiting() -> JsonObject:
+            status = world.get(PODS, "one")["status"]["containerStatuses"][0]
+            found: JsonObject = status["state"]["waiting"]
+            return found
+
+        await world.until(lambda: waiting()["reason"] == "ErrImageNeverPull")
+        assert "could be any of 2 images" in waiting()["message"]
+        assert "node.images" in waiting()["message"]
+        assert world.machines() == []
+    named = {"snapstart.local/python": keys[1]}
+    async with running_world(tmp_path, new_cluster(), images=named) as world:
+        world.pod("two")
+        status = (await world.until_ready("two"))["status"]
+        assert status["containerStatuses"][0]["imageID"].endswith(keys[1])
 
 
 # -- forks ----------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from agentd.settings import Node, Settings
 from agentd.store.templates import TemplateStore
 from agentd.vmm.vmm import Vmm
 from controlplane.api import names
+from controlplane.api.keys import key_id
 from controlplane.api.meta import JsonObject
 from controlplane.errors import NotFoundError
 from controlplane.kube.api import KubeApi
@@ -33,7 +34,6 @@ from controlplane.kube.resource import (
     Resource,
     sandboxes,
 )
-from controlplane.snapshots.keys import key_id
 from tests.fakes.daemon import make_image, make_settings
 from tests.fakes.kube import FakeKube
 from tests.fakes.vmm import FakeVmm

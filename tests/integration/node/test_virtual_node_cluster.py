@@ -16,7 +16,7 @@ from agentd.image import Image
 from bench.demo import IMAGES
 from bench.node import Node
 from controlplane.api import names
-from controlplane.snapshots.keys import key_id
+from controlplane.api.keys import key_id
 from tests.kube.cluster import Cluster
 from tests.kube.objects import fresh_namespace
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentd.guest import wire
+from agentd.guest.http_auth import KeyRefusedError
 from agentd.guest.prepare import Plan
 from agentd.guest.warmfork import (
     Action,
@@ -214,6 +215,40 @@ CONTEXT_MEMBERS = {
 @pytest.mark.parametrize("context", CONTEXT_MEMBERS.values(), ids=CONTEXT_MEMBERS)
 def test_a_wrong_context_is_rejected_before_ready(context: dict[str, Any]) -> None:
     assert reject(context=json.dumps(context)) == "parse_error"
+
+
+HEAD = "-----BEGIN PUBLIC KEY-----"
+
+
+@pytest.mark.parametrize("key", ["", 7, None, "garbage", HEAD + "A" * 16384])
+def test_a_key_of_a_wrong_form_is_rejected(key: object) -> None:
+    assert reject(context=json.dumps({"auth_public_key": key})) == "parse_error"
+
+
+def test_a_key_that_the_image_cannot_use_is_rejected_and_the_instance_waits() -> None:
+    def check(key: str) -> None:
+        raise KeyRefusedError(f"no {key[:10]}")
+
+    fork = WarmFork(workspace_root="/workspace", check_key=check)
+    keyed = PREPARE | {"context": json.dumps({"auth_public_key": HEAD})}
+    (answer,) = sent(fork.connect(0)[0].receive(message(**keyed), 0))
+    assert answer["message"] == "context.auth_public_key: no -----BEGIN"
+    assert fork.state is State.READY
+    assert sent(fork.connect(0)[0].receive(message(**PREPARE), 0)) == [{"type": "READY"}]
+
+
+def test_the_variable_of_the_key_is_taken_only_empty_and_beside_the_key() -> None:
+    fork = WarmFork(workspace_root="/workspace", check_key=lambda _key: None)
+    context = json.dumps({"auth_public_key": f"{HEAD}\n"})
+    for value, is_taken in (("", True), (HEAD, False)):
+        conversation, _ = fork.connect(0)
+        overrides = {"A": "b", "PICOD_AUTH_PUBLIC_KEY": value}
+        keyed = message(**PREPARE | {"context": context, "env_overrides": overrides})
+        actions = conversation.receive(keyed + message(type="COMMIT"), 0)
+        plans = [action.plan for action in actions if isinstance(action, Apply)]
+        assert len(plans) == is_taken
+        assert all((plan.auth_key, plan.environment) == (HEAD, {"A": "b"}) for plan in plans)
+        fork.state = State.READY
 
 
 REFUSED_VARIABLES = [

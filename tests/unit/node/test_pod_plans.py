@@ -10,7 +10,9 @@ import msgspec
 import pytest
 
 from agentd.errors import ErrorCode, PeerError, TransientError
-from agentd.node.pod_env import Source, resolve_env, sources_of
+from agentd.image.manifest import FileRecord, ImageManifest, PackageRecord
+from agentd.image.spec import ImageSpec
+from agentd.node.pod_env import Environment, Source, resolve_env, sources_of
 from agentd.node.pod_restore import Cold, Fork, choose_fallback, choose_start
 from agentd.node.pod_spec import (
     Bounds,
@@ -19,11 +21,13 @@ from agentd.node.pod_spec import (
     find_image,
     parse_quantity,
     plan_pod,
+    refuse_image,
 )
 from agentd.node.pod_types import Pod
 from agentd.providers.driver import LocalArtifact, SnapshotOwner
 from controlplane.api import names
 from controlplane.api.types import SnapshotMode
+from tests.adapters.guest.keys import make_key, public_pem
 
 BOUNDS = Bounds(memory_mib=512, vcpus=1, max_memory_mib=4096, max_vcpus=2)
 TOKEN = {"name": "kube-api-access-x7k2p", "projected": {"sources": []}}
@@ -131,9 +135,11 @@ def test_images_are_found_by_reference_and_never_guessed(reference: str, found: 
 
 def env(*variables: dict[str, Any], sources: Any = None, **container: Any) -> Any:
     found = pod({"env": list(variables), **container}, {"labels": {"app": "x"}})
-    return resolve_env(
+    resolved = resolve_env(
         found, found.spec.containers[0], sources or {}, pod_ip="127.88.0.1", host_ip="10.0.0.1"
     )
+    has_key = isinstance(resolved, Environment) and resolved.auth_key
+    return resolved if isinstance(resolved, Refusal) or has_key else resolved.variables
 
 
 def field(name: str, path: str) -> dict[str, Any]:
@@ -169,6 +175,17 @@ def test_what_is_optional_may_be_missing() -> None:
     assert env(envFrom=[{"secretRef": {"name": "s", "optional": True}}]) == {}
 
 
+def auth_key(pem: str) -> dict[str, Any]:
+    return {"name": "PICOD_AUTH_PUBLIC_KEY", "value": pem}
+
+
+def test_the_key_is_taken_out_of_the_variables() -> None:
+    pem = public_pem(make_key("router"))
+    assert env(auth_key(pem), {"name": "A", "value": "1"}) == Environment({"A": "1"}, pem)
+    reference = key_ref("secretKeyRef") | {"name": "PICOD_AUTH_PUBLIC_KEY"}
+    assert env(reference, sources={Source("Secret", "s"): {"k": pem}}) == Environment({}, pem)
+
+
 @pytest.mark.parametrize(
     ("variables", "words"),
     [
@@ -177,13 +194,51 @@ def test_what_is_optional_may_be_missing() -> None:
         ([{"name": "X", "valueFrom": {"resourceFieldRef": {}}}], "valueFrom"),
         ([{"name": "PATH", "value": "/x"}], "PATH"),
         ([{"name": "LD_PRELOAD", "value": "/x"}], "LD_PRELOAD"),
+        ([auth_key("")], "does not start with"),
+        ([auth_key("garbage")], "does not start with"),
+        ([auth_key(public_pem(make_key("weak", 1024)))], "1024 of 2048 bits"),
     ],
-    ids=["missing key", "unknown field", "resource", "path", "loader"],
+    ids=["missing key", "unknown field", "resource", "path", "loader", *("no", "bad", "weak")],
 )
 def test_a_variable_that_cannot_be_is_a_refusal(variables: Any, words: str) -> None:
     refusal = env(*variables)
     assert isinstance(refusal, Refusal)
     assert words in refusal.message
+
+
+# -- the image -------------------------------------------------------------------------------------
+
+
+def manifest(*packages: str) -> ImageManifest:
+    record = FileRecord("f", "0" * 64, 1)
+    return ImageManifest(
+        format_version=1,
+        key="k",
+        created_at="",
+        kernel=record,
+        initrd=record,
+        kernel_release="6.1",
+        modules=(),
+        preload=(),
+        python="/usr/bin/python3.11",
+        cmdline=(),
+        packages=tuple(PackageRecord(name, "1", "amd64", "0" * 64, 1) for name in packages),
+        notes=(),
+    )
+
+
+def test_an_image_that_cannot_check_tokens_is_refused_before_it_boots() -> None:
+    refusal = refuse_image("python:3.11", manifest("python3-minimal", "python3-jwt"))
+    assert refusal is not None
+    assert refusal.reason == "SnapStartUnsupported"
+    assert "`snapctl image build --package python3-cryptography`" in refusal.message
+
+
+@pytest.mark.parametrize(
+    "packages", [ImageSpec().wanted_packages, ("linux-image-cloud-amd64",)], ids=["ours", "rootfs"]
+)
+def test_an_image_that_can_or_that_nobody_knows_is_tried(packages: tuple[str, ...]) -> None:
+    assert refuse_image("python:3.11", manifest(*packages)) is None
 
 
 # -- fork or not ----------------------------------------------------------------------------------

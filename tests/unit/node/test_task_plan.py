@@ -10,29 +10,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from agentd.node.task_plan import (
-    Create,
-    Decision,
-    Delete,
-    Ignore,
-    Observed,
-    Report,
-    Wait,
-    key_id,
-    owner_of,
-    plan_task,
-    retry_delay_s,
-)
+from agentd.node.task_plan import owner_of, plan_task, retry_delay_s
+from agentd.node.task_types import Create, Decision, Delete, Ignore, Observed, Report, Wait
 from agentd.providers.driver import LocalArtifact
 from controlplane.api import names
 from controlplane.api.core import Pod, Sandbox
+from controlplane.api.keys import key_id
 from controlplane.api.types import (
     ArtifactPhase,
     SandboxSnapshot,
     SandboxSnapshotTask,
     SnapshotMode,
 )
-from controlplane.snapshots import keys
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 PROVIDER = "snapstart.qemu.org"
@@ -124,10 +113,6 @@ def test_a_build_that_waits_is_ordered() -> None:
     assert (request.pod_uid, request.key, request.snapshot_hash) == ("pod-uid", KEY, "sha256:1")
     assert (request.owner.cluster, request.owner.namespace) == ("c-1", "team")
     assert (request.owner.snapshot_name, request.owner.snapshot_uid) == ("python", "snap-uid")
-
-
-def test_the_key_id_is_the_controllers() -> None:
-    assert key_id(KEY) == keys.key_id(KEY)
 
 
 IGNORED: dict[str, Callable[[], Observed]] = {
@@ -233,6 +218,18 @@ def test_what_may_come_is_waited_for_until_the_deadline(case: str) -> None:
     assert isinstance(late, Report)
     assert late.phase is ArtifactPhase.FAILED
     assert words in late.message
+
+
+def test_a_pod_that_takes_its_time_is_told_only_when_that_lasts() -> None:
+    for starting in (seen(pod=None), seen(pod=pod("Pending"), sandbox=sandbox(is_ready=False))):
+        early = plan_task(starting, NOW + timedelta(seconds=60))
+        assert isinstance(early, Wait)
+        assert early.event == ""
+        late, later = (plan_task(starting, NOW + timedelta(seconds=s)) for s in (61, 600))
+        assert isinstance(late, Wait)
+        assert late.event == "PodUIDNotFound"
+        assert late.message != early.message, "the same message would not be told again"
+        assert later == late, "it is told once"
 
 
 def test_an_artifact_that_is_there_is_not_built_again() -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from agentd.errors import ErrorCode, InvariantError, UsageError
-from agentd.guest.prepare import parse_prepare
+from agentd.guest.prepare import RefusalError, parse_prepare
 from agentd.warmfork.prepare import Identity, encode_prepare, new_identity
+from tests.adapters.guest.keys import make_key, public_pem
 
 
 def _random(size: int) -> bytes:
@@ -52,6 +53,30 @@ def test_guest_understands_every_member() -> None:
     assert plan.environment == {"A": "ü"}
     assert plan.files == {"in/a.txt": b"\x00\xff"}
     assert plan.metadata == {"user": "u1"}
+
+
+def test_a_key_goes_into_the_context_and_never_into_the_environment() -> None:
+    pem = public_pem(make_key("router"))
+    body = json.loads(encode_prepare(IDENTITY, {"A": "b"}, {}, {}, pem))
+    assert json.loads(body["context"])["auth_public_key"] == pem
+    plan = parse_prepare(body, workspace_root="/workspace")
+    assert (plan.auth_key, plan.environment) == (pem.strip(), {"A": "b"})
+
+
+def test_a_guest_that_does_not_know_keys_refuses_the_session() -> None:
+    """It reads the environment alone, and serves everybody if it starts."""
+    body = json.loads(encode_prepare(IDENTITY, {}, {}, {}, public_pem(make_key("router"))))
+    context = json.loads(body["context"])
+    del context["auth_public_key"]
+    with pytest.raises(RefusalError, match="PICOD_AUTH_PUBLIC_KEY"):
+        parse_prepare(body | {"context": json.dumps(context)}, workspace_root="/workspace")
+
+
+@pytest.mark.parametrize("key", ["garbage", "-----BEGIN PUBLIC KEY-----\n"], ids=["text", "PEM"])
+def test_a_key_that_the_guest_refuses_is_refused(key: str) -> None:
+    with pytest.raises(UsageError, match="public key of PICOD_AUTH_PUBLIC_KEY") as info:
+        encode_prepare(IDENTITY, {}, {}, {}, key)
+    assert info.value.code is ErrorCode.REQUEST_INVALID
 
 
 @pytest.mark.parametrize(
