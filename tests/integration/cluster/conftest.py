@@ -13,7 +13,7 @@ from bench.cluster.world import World
 from bench.demo import IMAGES
 
 # A node that does not answer is counted as lost soon; tests wait for nothing else.
-SETTINGS = {"SNAPSHOTS__NODE_GRACE_S": "5"}
+SETTINGS = {"SNAPSHOTS__NODE_GRACE_S": "5", "SNAPSHOTS__DELETION_GRACE_S": "0"}
 # What is replaced is collected soon; a dead leader is followed soon.
 HASTY = {
     **SETTINGS,

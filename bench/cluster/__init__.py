@@ -1,0 +1,1 @@
+"""A Kubernetes of this machine with two virtual nodes: what `make demo-cluster` runs."""
