@@ -46,6 +46,8 @@ _BY_CLASS: dict[type[SnapStartError], tuple[ErrorCode, ...]] = {
         ErrorCode.EXECUTION_TIMEOUT,
         ErrorCode.FILE_NOT_FOUND,
         ErrorCode.RESULT_TOO_LARGE,
+        ErrorCode.OBJECT_NOT_FOUND,
+        ErrorCode.OBJECT_EXISTS,
     ),
     PeerError: (
         ErrorCode.GUEST_NOT_READY,
@@ -66,6 +68,7 @@ _BY_CLASS: dict[type[SnapStartError], tuple[ErrorCode, ...]] = {
         ErrorCode.NO_MEMORY,
         ErrorCode.DISK_FULL,
         ErrorCode.AGENT_UNREACHABLE,
+        ErrorCode.CLUSTER_UNREACHABLE,
         ErrorCode.SHUTTING_DOWN,
         ErrorCode.DEADLINE_EXCEEDED,
     ),

@@ -28,13 +28,14 @@ from agentd.node.standby import Standby
 from agentd.node.sweep import EVERY_S, Sweep
 from agentd.node.task_look import Place
 from agentd.node.tasks import TaskReconciler
-from agentd.node.virtual_node import VirtualNode
+from agentd.node.virtual_node import LOOK_S, VirtualNode
 from agentd.providers.driver import SnapshotDriver
 from agentd.providers.local import LocalDriver
 from agentd.settings import Settings
 from controlplane.api import names
 from controlplane.api.meta import OwnerReference
 from controlplane.api.types import SandboxSnapshotTask
+from controlplane.errors import ConflictError, ControlPlaneError
 from controlplane.kube.api import KubeApi
 from controlplane.kube.cache import Named
 from controlplane.kube.client import open_kube
@@ -56,13 +57,18 @@ _NODE_LEASES: Final = "kube-node-lease"
 
 @dataclass(frozen=True)
 class Outside:
-    """What an agent works with. connect: opens the API server, which the agent closes. now: UTC."""
+    """What an agent works with.
+
+    connect: opens the API server, which the agent closes. now: UTC. look_s: between looks at
+    whether the Node still is the same one.
+    """
 
     settings: Settings
     engine: Engine
     tracer: Tracer
     connect: Callable[[], AbstractAsyncContextManager[KubeApi]]
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    look_s: float = LOOK_S
 
 
 class NodeAgent:
@@ -91,9 +97,15 @@ class NodeAgent:
         try:
             while True:
                 await self._attempt()
+                await self._stand_by()
                 await asyncio.sleep(_PAUSE_S)
         finally:
             await self._standby.close()
+
+    async def _stand_by(self) -> None:
+        """Pods answer at their addresses also while nothing else is done for them."""
+        await self._standby.close()
+        await self._standby.start()
 
     async def _attempt(self) -> None:
         try:
@@ -114,6 +126,7 @@ class NodeAgent:
             jobs: dict[str, Job] = {"node-sweep": lambda: self._sweep(kube, cluster)}
             node_uid = await self._register(kube, jobs)
             self._hold_leases(kube, node_uid, down)
+            jobs["node-identity"] = lambda: self._watch_identity(kube, node_uid)
             if self._settings.node.virtual:
                 await self._keep_pods(kube, place, events, jobs, down)
             self._do_tasks(kube, place, events, jobs, down)
@@ -139,6 +152,19 @@ class NodeAgent:
         except SnapStartError as exc:
             return str(exc)
         return ""
+
+    async def _watch_identity(self, kube: KubeApi, node_uid: str) -> None:
+        """End the work when the Node is another one: its Leases' owner is gone, they with it."""
+        while True:
+            await asyncio.sleep(self._outside.look_s)
+            try:
+                node = await kube.get(NODES, self._name)
+            except ControlPlaneError:
+                continue
+            if node["metadata"]["uid"] != node_uid:
+                raise ConflictError(
+                    f"working as Node {self._name!r}: it was registered anew, beginning again"
+                )
 
     def _hold_leases(self, kube: KubeApi, node_uid: str, down: AsyncExitStack) -> None:
         owner = OwnerReference(

@@ -110,6 +110,30 @@ async def test_a_kubelets_node_is_not_said_to_snapshot_machines(tmp_path: Path) 
         assert not world.trace.has("node.failed")
 
 
+async def test_a_node_that_is_registered_anew_owns_the_leases_again(tmp_path: Path) -> None:
+    """Leases of a Node that is gone are garbage: renewing them would keep nothing alive."""
+    async with running_world(tmp_path, new_cluster()) as world:
+
+        def owners() -> set[str]:
+            leases = world.kube.cluster.objects(LEASES)
+            return {one["metadata"]["ownerReferences"][0]["uid"] for one in leases}
+
+        await world.until(lambda: len(world.kube.cluster.objects(LEASES)) == 2)
+        node = world.get(NODES, "node-a")
+        assert owners() == {node["metadata"]["uid"]}
+        world.kube.cluster.delete(NODES, "node-a")
+        world.kube.cluster.collect_garbage()
+        kept = {"name": "node-a", "labels": node["metadata"]["labels"]}
+        world.kube.cluster.create(NODES, {"metadata": kept})
+        uid = world.get(NODES, "node-a")["metadata"]["uid"]
+
+        def is_owned() -> bool:
+            world.kube.cluster.collect_garbage()
+            return owners() == {uid}
+
+        await world.until(is_owned)
+
+
 # -- starting -------------------------------------------------------------------------------------
 
 

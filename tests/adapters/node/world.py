@@ -264,7 +264,7 @@ async def _running_agent(world: World) -> AsyncIterator[None]:
     async def connect() -> AsyncIterator[KubeApi]:
         yield world.kube
 
-    agent = NodeAgent(Outside(world.settings, world.engine, world.trace, connect))
+    agent = NodeAgent(Outside(world.settings, world.engine, world.trace, connect, look_s=0.1))
     task = asyncio.create_task(agent.run())
     try:
         yield
