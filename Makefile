@@ -10,6 +10,7 @@ JSON   ?=
 NATIVE := $(shell find native -name '*.[ch]' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.py' 2>/dev/null)
 
 SEEDS  ?= 10000
+SEED   ?=
 
 .PHONY: help demo demo-cluster test test-kvm simulate bench lint native clean
 .DEFAULT_GOAL := help
@@ -31,7 +32,8 @@ test-kvm: ## the KVM path for real, in a virtual machine with nested virtualisat
 	@deploy/run-target '$(JSON)' $(PY) -m tests.run --kvm
 
 simulate: ## the control plane in SEEDS=10000 worlds that misbehave by seed
-	@deploy/run-target '$(JSON)' $(PY) -m tests.simulation --seeds $(SEEDS)
+	@deploy/run-target '$(JSON)' $(PY) -m tests.simulation \
+	  $(if $(SEED),--seed $(SEED),--quick --seeds $(SEEDS))
 
 bench: ## the latency and memory promises, measured on this machine
 	@deploy/run-target '$(JSON)' $(PY) -m bench.promises

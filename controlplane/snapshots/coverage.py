@@ -72,9 +72,15 @@ def _advanced(
         if after is None:
             continue
         kept.append(after)
-        if after.phase is ArtifactPhase.UNAVAILABLE and site.health.is_good:
+        if after.phase is ArtifactPhase.UNAVAILABLE and _can_be_inspected(after, site):
             draft.inspections.add((after.snapshot_key, after.node_name))
     return tuple(kept) if is_changed else artifacts_of(one)
+
+
+def _can_be_inspected(artifact: Artifact, site: Site) -> bool:
+    """Its machine is fit; another one of that name knows nothing of it."""
+    uid = site.node.metadata.uid if site.node is not None else ""
+    return site.health.is_good and artifact.node_uid in ("", uid)
 
 
 def _site(

@@ -336,3 +336,17 @@ def test_nothing_is_cleaned_up_before_its_result_is_stored() -> None:
     assert kinds[0] == "PutManifest"
     assert "DeleteSandbox" not in kinds
     assert "DeleteTask" not in kinds
+
+
+def test_another_machine_is_not_asked_for_what_the_old_one_was_building() -> None:
+    """A set that no longer can be built is not waited for on a machine that never knew of it."""
+    world = make_world("node-a", "node-b", forkPolicy={"rebuildOnSourceChange": False})
+    world.agents.idle = {"node-b"}
+    world.settle()
+    world.edit_template("registry.example/picod:2")
+    world.remove_node("node-b")
+    world.add_node("node-b")
+    world.agents.idle = set()
+    world.run_for(200)
+    assert not world.tasks
+    assert [one.node_name for one in world.active.artifacts or ()] == ["node-a"]

@@ -1,0 +1,1 @@
+"""A seeded world in which control plane, agents, API server, store misbehave together."""
