@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -145,6 +146,17 @@ def use_session(world: World) -> Session:
     session = sessions.start(world, snapshot.NAME)
     end_session(world, session.name)
     return session
+
+
+def expect_restored(world: World) -> None:
+    """New sessions restore again.
+
+    Until the webhook's view has caught up with a server that was away, they may start cold.
+    """
+    deadline_s = time.monotonic() + SETTLED_S
+    while not use_session(world).restored:
+        if time.monotonic() > deadline_s:
+            raise AssertionError("sessions still start cold though the set is active")
 
 
 def end_session(world: World, name: str) -> None:

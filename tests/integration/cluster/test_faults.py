@@ -13,6 +13,7 @@ from tests.integration.cluster.parts import (
     Part,
     assert_at_rest,
     begin_rebuild,
+    expect_restored,
     make_ready,
     only_node,
     use_session,
@@ -43,7 +44,7 @@ def test_a_build_survives_the_death_of(part: Part, world: World) -> None:
     part.kill(world)
     part.restart(world)
     wait_until_rebuilt()
-    assert use_session(world).restored
+    expect_restored(world)
     assert_at_rest(world)
 
 
@@ -55,7 +56,7 @@ def test_a_promotion_survives_the_death_of(part: Part, world: World) -> None:
     part.kill(world)
     part.restart(world)
     wait_until_rebuilt()
-    assert use_session(world).restored
+    expect_restored(world)
     assert_at_rest(world)
 
 
