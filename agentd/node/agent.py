@@ -18,13 +18,13 @@ from agentd.engine.trace import Tracer
 from agentd.errors import SnapStartError
 from agentd.image.store import list_images
 from agentd.node.addresses import Addresses, parse_network
+from agentd.node.forwarders import Forwarders
 from agentd.node.host_facts import find_facts
 from agentd.node.pod_spec import Bounds
 from agentd.node.pod_start import PodHost
 from agentd.node.pod_types import Pod
 from agentd.node.pods import WORKERS, PodKeeper
 from agentd.node.provider_labels import ProviderLabels
-from agentd.node.standby import Standby
 from agentd.node.sweep import EVERY_S, Sweep
 from agentd.node.task_look import Place
 from agentd.node.tasks import TaskReconciler
@@ -82,7 +82,7 @@ class NodeAgent:
         self._name = outside.settings.node.name
         self._driver = LocalDriver(outside.engine, self._has_image)
         self._addresses = Addresses(parse_network(self._settings.node.pod_cidr))
-        self._standby = Standby(self._engine, self._addresses, self._tracer)
+        self._forwarders = Forwarders(self._engine, self._addresses, self._tracer)
         # Elsewhere the Pods are a kubelet's, whose machines are not this engine's to snapshot.
         self._drivers: dict[str, SnapshotDriver] = (
             {self._driver.name: self._driver} if self._settings.node.virtual else {}
@@ -93,19 +93,13 @@ class NodeAgent:
 
     async def run(self) -> None:
         """Work for the cluster until cancelled, which leaves sessions running."""
-        await self._standby.start()
         try:
             while True:
+                await self._forwarders.serve_adopted()
                 await self._attempt()
-                await self._stand_by()
                 await asyncio.sleep(_PAUSE_S)
         finally:
-            await self._standby.close()
-
-    async def _stand_by(self) -> None:
-        """Pods answer at their addresses also while nothing else is done for them."""
-        await self._standby.close()
-        await self._standby.start()
+            await self._forwarders.close()
 
     async def _attempt(self) -> None:
         try:
@@ -196,7 +190,6 @@ class NodeAgent:
         down.push_async_callback(informer.stop)
         down.push_async_callback(keeper.close)
         await informer.wait_synced()
-        await self._standby.close()
         await keeper.begin()
         jobs["pods"] = lambda: run_workers(queue, keeper.reconcile, WORKERS, name="pods")
 
@@ -208,6 +201,7 @@ class NodeAgent:
             engine=self._engine,
             driver=self._driver,
             addresses=self._addresses,
+            forwarders=self._forwarders,
             events=events,
             tracer=self._tracer,
             cluster=place.cluster,

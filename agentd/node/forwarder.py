@@ -29,8 +29,8 @@ class Forwarder:
     """
 
     def __init__(self, address: str, ports: tuple[int, ...], use: Use, tracer: Tracer) -> None:
-        self._address = address
-        self._ports = ports
+        self.address = address
+        self.ports = ports
         self._use = use
         self._tracer = tracer
         self._servers: list[asyncio.Server] = []
@@ -38,17 +38,17 @@ class Forwarder:
 
     async def start(self) -> None:
         """Begin to listen on every port. Raises: TransientError if one cannot be had."""
-        for port in self._ports:
+        for port in self.ports:
             try:
                 server = await asyncio.start_server(
-                    self._serve, self._address, port, backlog=_BACKLOG
+                    self._serve, self.address, port, backlog=_BACKLOG
                 )
             except OSError as exc:
                 await self.close()
                 why = "somebody listens there" if exc.errno == errno.EADDRINUSE else str(exc)
                 raise TransientError(
                     ErrorCode.NODE_FULL,
-                    f"listening on {self._address} port {port} for a Pod: {why}",
+                    f"listening on {self.address} port {port} for a Pod: {why}",
                     hint="choose another node.pod_cidr if it is somebody else's",
                     delay_s=5.0,
                 ) from exc
@@ -75,7 +75,7 @@ class Forwarder:
             async with self._use() as machine:
                 await relay_http(machine.channel, reader, writer)
         except (SnapStartError, OSError) as exc:
-            self._tracer.step("forward.failed", address=self._address, error=str(exc))
+            self._tracer.step("forward.failed", address=self.address, error=str(exc))
         except asyncio.CancelledError:
             # Cancelled by `close` alone; asyncio's stream server takes it for an error.
             return

@@ -16,12 +16,11 @@ from typing import Final
 
 from agentd.engine.held import HeldBuild, HeldState
 from agentd.engine.session import EndReason, Session
-from agentd.engine.session import Machine as Running
 from agentd.engine.sessions import OwnSession
 from agentd.engine.starter import ImageSource
 from agentd.errors import SnapStartError
 from agentd.node.failures import choose_waiting_reason
-from agentd.node.forwarder import Forwarder
+from agentd.node.forwarders import POD_IP, PORTS
 from agentd.node.pod_env import Environment
 from agentd.node.pod_machines import find_build, find_session
 from agentd.node.pod_memory import CAPTURED, derive_machine_id, remember, was_steady
@@ -37,7 +36,6 @@ from agentd.node.pod_status import (
     choose_restart,
 )
 from agentd.node.pod_types import Pod
-from agentd.node.standby import PORTS
 from agentd.providers.local import POD_UID
 from agentd.wire.manifest import Machine
 from controlplane.api import names
@@ -61,7 +59,6 @@ class PodRunner:
         self._plan = plan
         self._changed = changed
         self._start = PodStart(host, pod, plan)
-        self._forwarder: Forwarder | None = None
         self._task: asyncio.Task[None] | None = None
         self._session: Session | None = None
         self._build: HeldBuild | None = None
@@ -79,12 +76,10 @@ class PodRunner:
         self._task = asyncio.create_task(self._run(), name=name)
 
     async def leave(self) -> None:
-        """Stop looking after it; a session runs on. Idempotent."""
+        """Stop looking after it; a session runs on, and its address is served. Idempotent."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
-        if self._forwarder is not None:
-            await self._forwarder.close()
 
     async def end(self) -> None:
         """End its machine, give its address back. Idempotent."""
@@ -99,6 +94,7 @@ class PodRunner:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_SEALING_S):
                     await build.over.wait()
+        await self._host.forwarders.drop(self.uid)
         if address := self.view.pod_ip:
             await self._host.addresses.remove(address)
             self._host.addresses.release(address)
@@ -118,7 +114,7 @@ class PodRunner:
         self._show(**remember(self._pod))
         session = find_session(self._host.engine, self.uid)
         if session is not None:
-            await self._retry(lambda: self._take_address(session.facts.labels.get("pod-ip", "")))
+            await self._retry(lambda: self._take_address(session.facts.labels.get(POD_IP, "")))
             self._adopt(session)
         elif (build := find_build(self._host.engine, self.uid)) is not None:
             self._build = build
@@ -266,7 +262,7 @@ class PodRunner:
             POD_UID: self.uid,
             "pod": f"{meta.namespace}/{meta.name}",
             "cluster": self._host.cluster,
-            "pod-ip": self.view.pod_ip,
+            POD_IP: self.view.pod_ip,
             "restarts": str(self.view.restarts),
             "started-from": origin.started_from,
             "reason": origin.reason,
@@ -291,15 +287,10 @@ class PodRunner:
         before = str(self._pod.status.get("podIP") or "")
         address = self.view.pod_ip or self._host.addresses.take(wanted or before)
         self._show(pod_ip=address)
-        await self._host.addresses.add(address)
-        if is_served and self._forwarder is None:
-            forwarder = Forwarder(address, self._plan.ports, self._use, self._host.tracer)
-            await forwarder.start()
-            self._forwarder = forwarder
-
-    def _use(self) -> contextlib.AbstractAsyncContextManager[Running]:
-        session_id = self._session.id if self._session is not None else ""
-        return self._host.engine.sessions.use(session_id)
+        if is_served:
+            await self._host.forwarders.serve(self.uid, address, self._plan.ports)
+        else:
+            await self._host.addresses.add(address)
 
     # -- the end of a machine -----------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from agentd.engine.trace import Tracer
 from agentd.errors import SnapStartError
 from agentd.image.store import Image, list_images, load_image
 from agentd.node.addresses import Addresses
+from agentd.node.forwarders import Forwarders
 from agentd.node.pod_env import Environment, Source, names_auth_key, resolve_env, sources_of
 from agentd.node.pod_restore import Cold, Fork, choose_start
 from agentd.node.pod_spec import HANDLER, PodPlan, Refusal, find_image, refuse_image
@@ -37,6 +38,7 @@ class PodHost:
     engine: Engine
     driver: SnapshotDriver
     addresses: Addresses
+    forwarders: Forwarders
     events: EventRecorder
     tracer: Tracer
     cluster: str

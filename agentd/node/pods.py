@@ -13,6 +13,7 @@ from typing import Final
 
 from agentd.engine.session import EndReason, Session
 from agentd.errors import SnapStartError
+from agentd.node.forwarders import POD_IP
 from agentd.node.pod_machines import sessions_of_pods
 from agentd.node.pod_runner import KILLED, PodRunner
 from agentd.node.pod_spec import Bounds, Refusal, plan_pod
@@ -60,19 +61,22 @@ class PodKeeper:
         self._kept: dict[Key, _Kept] = {}
 
     async def begin(self) -> None:
-        """Set aside what Pods have, end the machines of those that are gone.
+        """Set aside what Pods have, end the machines and the service of those that are gone.
 
         Only once the informer has listed them: its list is the server's own word.
         """
         alive = {pod.metadata.uid for pod in self._informer.all()}
         for pod in self._informer.all():
             self._host.addresses.reserve(str(pod.status.get("podIP") or ""))
+        kept = set(alive)
         for session in sessions_of_pods(self._host.engine):
             labels = session.facts.labels
             if labels.get("cluster") != self._host.cluster or labels[POD_UID] in alive:
-                self._host.addresses.reserve(labels.get("pod-ip", ""))
+                self._host.addresses.reserve(labels.get(POD_IP, ""))
+                kept.add(labels[POD_UID])
             else:
                 await self._end_orphan(session)
+        await self._host.forwarders.keep_only(kept)
         for build in self._host.engine.held.list():
             if build.labels.get(POD_UID, "") not in alive:
                 await self._host.engine.held.drop(build.id, "vanished")

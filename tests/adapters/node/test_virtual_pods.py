@@ -25,6 +25,8 @@ from tests.adapters.node.world import (
 )
 from tests.fakes.daemon import make_image
 
+# A network of its own, so that no other test's Pods listen at its addresses.
+SERVED = {"pod_cidr": "127.88.2.0/24"}
 GATE = {"env": [{"name": "AGENTCUBE_SESSION_GATE", "value": "true"}]}
 
 
@@ -443,18 +445,48 @@ async def test_machines_of_pods_that_went_meanwhile_are_ended(tmp_path: Path) ->
 @pytest.mark.restarts
 async def test_a_restarted_agent_serves_addresses_without_an_api_server(tmp_path: Path) -> None:
     kube = new_cluster()
-    cidr = "127.88.2.0/24"
-    async with running_world(tmp_path, kube, ends_sessions=False, pod_cidr=cidr) as world:
+    async with running_world(tmp_path, kube, ends_sessions=False, **SERVED) as world:
         world.pod("one", container={"ports": [{"containerPort": 18081}]})
         address = (await world.until_ready("one"))["status"]["podIP"]
     kube.partition()
-    async with running_world(tmp_path, kube, pod_cidr=cidr) as world:
+    async with running_world(tmp_path, kube, **SERVED) as world:
         await world.until(lambda: world.trace.has("node.failed"))
         assert (await ask(address, 18081)).startswith(b"HTTP/1.1 207")
+        reader, writer = await asyncio.open_connection(address, 18081)
+        writer.write(b"GET /health HTTP/1.1\r\n")
         kube.heal()
         await world.until(lambda: world.trace.has("node.ready"))
         await world.until(lambda: len(world.engine.sessions.list()) == 1)
+        writer.write(b"Host: x\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 207"), "a request in flight is answered"
+        writer.close()
         assert (await ask(address, 18081)).startswith(b"HTTP/1.1 207")
+
+
+async def test_connections_outlive_a_failure_of_the_agents_work(tmp_path: Path) -> None:
+    async with running_world(tmp_path, new_cluster(), **SERVED) as world:
+        world.pod("one", container={"ports": [{"containerPort": 18081}]})
+        address = (await world.until_ready("one"))["status"]["podIP"]
+        reader, writer = await asyncio.open_connection(address, 18081)
+        writer.write(b"GET /health HTTP/1.1\r\n")
+        world.trace.steps.clear()
+        world.kube.cluster.delete(NODES, "node-a")
+        world.make(NODES, "node-a", metadata={"labels": {names.VIRTUAL_NODE: "true"}})
+        await world.until(lambda: world.trace.has("node.failed"))
+        await world.until(lambda: world.trace.has("node.ready"))
+        writer.write(b"Host: x\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 207")
+        writer.close()
+
+
+async def test_nobody_listens_at_the_address_of_a_pod_that_is_gone(tmp_path: Path) -> None:
+    async with running_world(tmp_path, new_cluster(), **SERVED) as world:
+        world.pod("one", container={"ports": [{"containerPort": 18081}]})
+        address = (await world.until_ready("one"))["status"]["podIP"]
+        world.kube.cluster.delete(PODS, "one", namespace="team")
+        await until_gone(world, "one")
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection(address, 18081)
 
 
 async def test_without_an_api_server_machines_run_on(tmp_path: Path) -> None:
