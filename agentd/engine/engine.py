@@ -27,7 +27,8 @@ from agentd.engine.machines import Machines
 from agentd.engine.parking import Parking
 from agentd.engine.plans import NodeLimits
 from agentd.engine.records import Records
-from agentd.engine.sessions import Sessions, new_session_id
+from agentd.engine.session_orders import new_session_id
+from agentd.engine.sessions import Sessions
 from agentd.engine.starter import Starter
 from agentd.engine.tasks import Tasks
 from agentd.engine.templates import Templates

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Final
 
 from msgspec import structs
 
 from agentd.engine.adoption import AdoptSession
 from agentd.engine.expiry import Clock, Expiry
-from agentd.engine.journal_records import (
-    Role,
-    SessionFacts,
-)
+from agentd.engine.journal_records import Role, SessionFacts
 from agentd.engine.machines import Machines
 from agentd.engine.parking import Parked, Parking
-from agentd.engine.plans import Need, can_take_parked, choose_duration
+from agentd.engine.plans import Need, can_take_parked
 from agentd.engine.records import Records
 from agentd.engine.session import EndReason, Machine, Ready, Session, SessionEvent, ended_error
+from agentd.engine.session_orders import (
+    OwnSession,
+    make_facts,
+    make_order,
+    make_own_facts,
+    make_own_order,
+    new_session_id,
+)
+from agentd.engine.session_watch import last_words, watch
 from agentd.engine.starter import ImageSource, Order, Starter
 from agentd.engine.tasks import Tasks, uninterrupted
 from agentd.engine.template import Template
@@ -37,32 +42,7 @@ from agentd.warmfork.channel import GuestChannel
 from agentd.wire.api import CreateSession, SessionMode, SessionState
 from agentd.wire.manifest import Machine as Shape
 
-_DYING_S: Final = 0.5  # between the end of a machine's channel and that of its process
-_MAX_DEADLINE_S: Final = 600.0
 _REMEMBERED: Final = 256  # ended sessions that still explain themselves; older ones are unknown
-
-
-# When a session ends that nothing but its owner ends: seconds, and seconds since the epoch.
-_NEVER_S: Final = 1e11
-
-
-@dataclass(frozen=True)
-class OwnSession:
-    """A session that a part of this program starts; it never expires.
-
-    id: the caller's choice, as a machine's id. source: the name of a template to fork, or what to
-    boot. deadline_s: seconds until its guest has its identity. labels: kept in the journal.
-    auth_key: as of an `Order`.
-    """
-
-    id: str
-    source: str | ImageSource
-    deadline_s: float
-    hostname: str = ""
-    env: Mapping[str, str] = field(default_factory=dict)
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    labels: Mapping[str, str] = field(default_factory=dict)
-    auth_key: str = ""
 
 
 class Sessions:
@@ -132,11 +112,11 @@ class Sessions:
         """
         with self._creation():
             template = self._templates.require_ready(request.template)
-            facts = self._facts(request)
-            deadline_s = self._start_deadline(request)
+            facts = make_facts(request, self._settings.lifetime, self._now_s())
+            order = make_order(new_session_id(), request, self._settings.deadlines)
             parked = self._take_parked(request)
-            session_id = new_session_id() if parked is None else parked.id
-            order = _order(session_id, request, deadline_s)
+            if parked is not None:
+                order = replace(order, vm_id=parked.id)
             return await self._create(order, facts, template, parked)
 
     async def start(self, wish: OwnSession) -> Session:
@@ -155,7 +135,8 @@ class Sessions:
                 source = self._templates.require_ready(wish.source)
             else:
                 source = wish.source
-            return await self._create(_own_order(wish), self._own_facts(wish), source, None)
+            facts = make_own_facts(wish, self._now_s())
+            return await self._create(make_own_order(wish), facts, source, None)
 
     @contextlib.contextmanager
     def _creation(self) -> Iterator[None]:
@@ -254,46 +235,6 @@ class Sessions:
             error="the client went away" if is_cancelled else str(exc),
         )
 
-    def _facts(self, request: CreateSession) -> SessionFacts:
-        life = self._settings.lifetime
-        now_s = self._now_s()
-        ttl_s = choose_duration(request.ttl_s, life.default_ttl_s, life.max_ttl_s, "ttl_s")
-        idle_s = choose_duration(
-            request.idle_timeout_s,
-            life.default_idle_timeout_s,
-            life.max_idle_timeout_s,
-            "idle_timeout_s",
-        )
-        return SessionFacts(
-            template=request.template,
-            mode=request.mode,
-            created_at_s=now_s,
-            expires_at_s=now_s + ttl_s,
-            idle_timeout_s=idle_s,
-            hostname="",
-            metadata=dict(request.metadata),
-        )
-
-    def _own_facts(self, wish: OwnSession) -> SessionFacts:
-        is_fork = isinstance(wish.source, str)
-        return SessionFacts(
-            template=wish.source if isinstance(wish.source, str) else "",
-            mode=SessionMode.FORK if is_fork else SessionMode.COLD,
-            created_at_s=self._now_s(),
-            expires_at_s=_NEVER_S,
-            idle_timeout_s=_NEVER_S,
-            hostname="",
-            metadata=dict(wish.metadata),
-            memory_mib=0 if isinstance(wish.source, str) else wish.source.machine.memory_mib,
-            labels=dict(wish.labels),
-        )
-
-    def _start_deadline(self, request: CreateSession) -> float:
-        deadlines = self._settings.deadlines
-        is_cold = request.mode is SessionMode.COLD
-        default_s = deadlines.cold_s if is_cold else deadlines.fork_s
-        return choose_duration(request.deadline_s, default_s, _MAX_DEADLINE_S, "deadline_s")
-
     def _require_open(self) -> None:
         if not self._is_open:
             raise TransientError(
@@ -323,7 +264,7 @@ class Sessions:
         try:
             yield machine
         except PeerError as exc:
-            words = await _last_words(machine.vm) if machine.channel.closed.done() else ""
+            words = await last_words(machine.vm) if machine.channel.closed.done() else ""
             if words:
                 self._begin_end(session, EndReason.VM_DIED, words)
             if session.state is not SessionState.READY:
@@ -397,39 +338,9 @@ class Sessions:
     # -- watching ---------------------------------------------------------------------------
 
     async def _watch(self, session: Session) -> None:
-        """Wait for the end of a session's machine, or of the channel to its guest."""
-        while (machine := session.machine) is not None:
-            death: asyncio.Future[Any] = asyncio.ensure_future(machine.vm.wait())
-            lost: asyncio.Future[Any] = machine.channel.closed
-            try:
-                await asyncio.wait((death, lost), return_when=asyncio.FIRST_COMPLETED)
-                words: str = death.result() if death.done() else await _last_words(machine.vm)
-            finally:
-                death.cancel()
-                lost.cancel()
-            if words:
-                self._begin_end(session, EndReason.VM_DIED, words)
-                return
-            problem = machine.channel.closed.result()
-            if problem.code is ErrorCode.GUEST_PROTOCOL:
-                self._begin_end(session, EndReason.GUEST_BROKEN, problem.message)
-                return
-            if not await self._reconnect(session, machine):
-                return
-
-    async def _reconnect(self, session: Session, machine: Machine) -> bool:
-        await machine.channel.close()
-        try:
-            channel = await GuestChannel.connect(
-                machine.vm.channel_path, deadline_s=self._settings.deadlines.adopt_s
-            )
-        except SnapStartError as exc:
-            self._begin_end(session, EndReason.GUEST_BROKEN, str(exc))
-            return False
-        session.machine = Machine(machine.vm, channel)
-        session.note_change()
-        self._tracer.step("session.reconnected", session=session.id)
-        return True
+        loss = await watch(session, self._tracer, adopt_s=self._settings.deadlines.adopt_s)
+        if loss is not None:
+            self._begin_end(session, loss.reason, loss.detail)
 
     def _due_s(self, session_id: str) -> float | None:
         session = self._live.get(session_id)
@@ -496,41 +407,3 @@ class Sessions:
             if machine is not None:
                 await machine.channel.close()
                 machine.vm.release()
-
-
-def new_session_id() -> str:
-    """An id that nobody can guess."""
-    return f"s-{secrets.token_hex(8)}"
-
-
-def _order(session_id: str, request: CreateSession, deadline_s: float) -> Order:
-    return Order(
-        session_id,
-        deadline_s,
-        request.mode,
-        env=request.env,
-        files=request.files,
-        metadata=request.metadata,
-    )
-
-
-def _own_order(wish: OwnSession) -> Order:
-    mode = SessionMode.FORK if isinstance(wish.source, str) else SessionMode.COLD
-    return Order(
-        wish.id,
-        wish.deadline_s,
-        mode,
-        env=wish.env,
-        metadata=wish.metadata,
-        hostname=wish.hostname,
-        auth_key=wish.auth_key,
-    )
-
-
-async def _last_words(vm: Vm) -> str:
-    """How a machine ended, empty when it still runs; its channel goes just before it does."""
-    try:
-        async with asyncio.timeout(_DYING_S):
-            return await vm.wait() or "ended"
-    except TimeoutError:
-        return ""

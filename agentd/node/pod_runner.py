@@ -16,7 +16,7 @@ from typing import Final
 
 from agentd.engine.held import HeldBuild, HeldState
 from agentd.engine.session import EndReason, Session
-from agentd.engine.sessions import OwnSession
+from agentd.engine.session_orders import OwnSession
 from agentd.engine.starter import ImageSource
 from agentd.errors import SnapStartError
 from agentd.node.failures import choose_waiting_reason
