@@ -13,12 +13,12 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from controlplane.api.meta import JsonObject
 from controlplane.errors import UnavailableError
-from controlplane.kube.api import Page, WatchEvent
+from controlplane.kube.api import WatchEvent
 from controlplane.kube.resource import Resource
 
 from .kube_cluster import FakeCluster, FakeWatch
+from .kube_face import KubeFace
 
 __all__ = ["FakeClient", "FakeCluster", "FakeKube", "FakeWatch"]
 
@@ -115,7 +115,7 @@ class FakeClient:
         return None
 
 
-class FakeKube:
+class FakeKube(KubeFace):
     """A KubeApi on a client; every call gives way to other tasks once, as a real one does."""
 
     def __init__(self, cluster: FakeCluster | None = None) -> None:
@@ -140,14 +140,6 @@ class FakeKube:
         await asyncio.sleep(0)
         return self.client.call(op, resource, *args, **kwargs)
 
-    async def get(self, resource: Resource, name: str, namespace: str = "") -> JsonObject:
-        result: JsonObject = await self._call("get", resource, name, namespace)
-        return result
-
-    async def list(self, resource: Resource, **kwargs: str) -> Page:
-        result: Page = await self._call("list", resource, **kwargs)
-        return result
-
     async def watch(self, resource: Resource, **kwargs: str) -> AsyncIterator[WatchEvent]:
         await asyncio.sleep(0)
         watch = self.client.watch(resource, **kwargs)
@@ -165,60 +157,3 @@ class FakeKube:
                     return
         finally:
             self.cluster.close_watch(watch)
-
-    async def create(self, resource: Resource, body: JsonObject) -> JsonObject:
-        result: JsonObject = await self._call("create", resource, body)
-        return result
-
-    async def replace(
-        self, resource: Resource, body: JsonObject, *, subresource: str = ""
-    ) -> JsonObject:
-        result: JsonObject = await self._call("replace", resource, body, subresource=subresource)
-        return result
-
-    async def merge(
-        self,
-        resource: Resource,
-        name: str,
-        patch: JsonObject,
-        *,
-        namespace: str = "",
-        subresource: str = "",
-    ) -> JsonObject:
-        result: JsonObject = await self._call(
-            "merge", resource, name, patch, namespace=namespace, subresource=subresource
-        )
-        return result
-
-    async def apply(
-        self,
-        resource: Resource,
-        body: JsonObject,
-        *,
-        manager: str,
-        subresource: str = "",
-        force: bool = False,
-    ) -> JsonObject:
-        result: JsonObject = await self._call(
-            "apply", resource, body, manager=manager, subresource=subresource, force=force
-        )
-        return result
-
-    async def delete(
-        self,
-        resource: Resource,
-        name: str,
-        *,
-        namespace: str = "",
-        uid: str = "",
-        grace_s: int | None = None,
-    ) -> None:
-        await self._call("delete", resource, name, namespace=namespace, uid=uid, grace_s=grace_s)
-
-    async def preferred_version(self, group: str) -> str:
-        result: str = await self._call("preferred_version", None, group)
-        return result
-
-    async def served_versions(self, group: str) -> tuple[str, ...]:
-        result: tuple[str, ...] = await self._call("served_versions", None, group)
-        return result

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, Final, Protocol
 
 from controlplane.api.manifest import Manifest
-from controlplane.api.meta import JsonObject
-from controlplane.kube.api import Page, WatchEvent
+from controlplane.kube.api import WatchEvent
 from controlplane.kube.resource import Resource
 from controlplane.store.store import OwnerKey, Stored
 from tests.fakes.kube import FakeClient
 from tests.fakes.kube_cluster import FakeCluster
+from tests.fakes.kube_face import KubeFace
 from tests.fakes.store import MemoryStore, StoreFault
 
 from .loop import Process
@@ -23,7 +22,7 @@ _KUBE: Final = "kube"
 _DRIVER: Final = "driver"
 
 
-class SimKube:
+class SimKube(KubeFace):
     """One process's KubeApi."""
 
     def __init__(self, network: Network, cluster: FakeCluster, process: Process) -> None:
@@ -31,13 +30,11 @@ class SimKube:
         self._network = network
         self._process = process
 
-    def _ask(
-        self, op: str, resource: Resource | None, *args: Any, **kwargs: Any
-    ) -> asyncio.Future[Any]:
+    async def _call(self, op: str, resource: Resource | None, *args: Any, **kwargs: Any) -> Any:
         about = _about(op, args)
         part = f"/{kwargs['subresource']}" if kwargs.get("subresource") else ""
         name = f"{op} {resource.plural if resource else ''}{part} {about}".rstrip()
-        return self._network.call(
+        return await self._network.call(
             self._process,
             _KUBE,
             name,
@@ -45,16 +42,8 @@ class SimKube:
             is_write=op in ("create", "replace", "merge", "apply", "delete"),
         )
 
-    async def get(self, resource: Resource, name: str, namespace: str = "") -> JsonObject:
-        result: JsonObject = await self._ask("get", resource, name, namespace)
-        return result
-
-    async def list(self, resource: Resource, **kwargs: str) -> Page:
-        result: Page = await self._ask("list", resource, **kwargs)
-        return result
-
     async def watch(self, resource: Resource, **kwargs: str) -> AsyncIterator[WatchEvent]:
-        watch = await self._ask("watch", resource, **kwargs)
+        watch = await self._call("watch", resource, **kwargs)
         stream = self._network.opened(Stream(self._process, watch, self._network.changed))
         try:
             while True:
@@ -65,63 +54,6 @@ class SimKube:
                     yield event
         finally:
             self.client.cluster.close_watch(watch)
-
-    async def create(self, resource: Resource, body: JsonObject) -> JsonObject:
-        result: JsonObject = await self._ask("create", resource, body)
-        return result
-
-    async def replace(
-        self, resource: Resource, body: JsonObject, *, subresource: str = ""
-    ) -> JsonObject:
-        result: JsonObject = await self._ask("replace", resource, body, subresource=subresource)
-        return result
-
-    async def merge(
-        self,
-        resource: Resource,
-        name: str,
-        patch: JsonObject,
-        *,
-        namespace: str = "",
-        subresource: str = "",
-    ) -> JsonObject:
-        result: JsonObject = await self._ask(
-            "merge", resource, name, patch, namespace=namespace, subresource=subresource
-        )
-        return result
-
-    async def apply(
-        self,
-        resource: Resource,
-        body: JsonObject,
-        *,
-        manager: str,
-        subresource: str = "",
-        force: bool = False,
-    ) -> JsonObject:
-        result: JsonObject = await self._ask(
-            "apply", resource, body, manager=manager, subresource=subresource, force=force
-        )
-        return result
-
-    async def delete(
-        self,
-        resource: Resource,
-        name: str,
-        *,
-        namespace: str = "",
-        uid: str = "",
-        grace_s: int | None = None,
-    ) -> None:
-        await self._ask("delete", resource, name, namespace=namespace, uid=uid, grace_s=grace_s)
-
-    async def preferred_version(self, group: str) -> str:
-        result: str = await self._ask("preferred_version", None, group)
-        return result
-
-    async def served_versions(self, group: str) -> tuple[str, ...]:
-        result: tuple[str, ...] = await self._ask("served_versions", None, group)
-        return result
 
 
 def _about(op: str, args: tuple[Any, ...]) -> str:
