@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
-from agentd.guest.link import Link
+from agentd.guest.link import Link, LinkError
 from agentd.guest.loop import HANGUP, READ, WRITE, Loop
 from agentd.guest.observe import Poller
 from agentd.guest.session import Session
@@ -21,6 +21,9 @@ _BACKLOG = 64
 _CHUNK_BYTES = 65536
 _CONGESTED_BYTES = 262144
 _RESTART_DELAY_S = 1.0
+_WARM_S = 30.0
+# An unknown path is answered without a question to the supervisor, which is waiting meanwhile.
+_WARM_REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
 class HttpBridge:
@@ -47,11 +50,28 @@ class HttpBridge:
         self._pid = 0
 
     def start(self) -> None:
-        """Bind the port, when there is one, and start the process. Raises OSError."""
+        """Bind the port, when there is one, and start the process. Idempotent. Raises OSError."""
         if self._settings.http_host and self._listener is None:
             address = (self._settings.http_host, self._settings.http_port)
             self._listener = socket.create_server(address, backlog=_BACKLOG)
-        self._start_process()
+        if self._connections is None:
+            self._start_process()
+
+    def warm(self) -> None:
+        """Have a process that has answered once: what is slow about the first request is done.
+
+        Blocks for as long as that takes. Raises: LinkError when it does not answer.
+        """
+        self.start()
+        try:
+            with self._connect() as connection:
+                connection.settimeout(_WARM_S)
+                connection.sendall(_WARM_REQUEST)
+                answer = b"".join(iter(lambda: connection.recv(_CHUNK_BYTES), b""))
+        except (OSError, RefusedError) as exc:
+            raise LinkError(f"the HTTP process did not answer: {exc}") from exc
+        if not answer:
+            raise LinkError("the HTTP process closed its first connection without an answer")
 
     @property
     def port(self) -> int:
@@ -75,6 +95,9 @@ class HttpBridge:
 
     def open_stream(self, stream: Stream) -> Handler:
         """A host wants an HTTP connection. Raises RefusedError when the process cannot take it."""
+        return _Splice(self._loop, stream, self._connect())
+
+    def _connect(self) -> socket.socket:
         if self._connections is None:
             self._start_process()
         assert self._connections is not None
@@ -86,7 +109,7 @@ class HttpBridge:
             raise RefusedError("http_unavailable", f"the HTTP process is not there: {exc}") from exc
         finally:
             theirs.close()
-        return _Splice(self._loop, stream, ours)
+        return ours
 
     def _start_process(self) -> None:
         ours, theirs = socket.socketpair()

@@ -246,10 +246,12 @@ class Supervisor:
         )
 
     def quiesce(self) -> None:
-        """Warm what checks tokens, which is the slow part of a session that brings a key; run the
-        hooks before a snapshot in every process. Raises when one fails."""
+        """Warm what checks tokens, then the HTTP process that inherits it: the slow parts of a
+        session's first request. Run the hooks before a snapshot in every process that runs code.
+        Raises when one fails."""
         http_auth.warm()
         gc.freeze()
+        self.http.warm()
         zygote, interpreter = self._both()
         zygote.send({"type": "quiesce"})
         interpreter.link.send({"type": "quiesce"})
