@@ -40,6 +40,7 @@ from agentd.warmfork.frames import (
 from agentd.warmfork.mux import Credited, Event, Finished, HostMux, Received
 from agentd.warmfork.refusals import refusal
 from agentd.warmfork.stream import Stream
+from controlplane.owned_socket import OwnedSocket
 
 _READ_BYTES: Final = 256 * KIB
 # Credit bounds what streams can have queued; beyond it the guest has stopped reading altogether
@@ -156,7 +157,7 @@ class GuestChannel:
         Raises: PeerError when what was already read breaks the protocol.
         Cancellation: closes the socket.
         """
-        sock = connected.sock
+        sock = OwnedSocket.take(connected.sock)
         try:
             mux = HostMux(connected.next_stream)
             sock.setblocking(False)

@@ -107,9 +107,10 @@ class DemoNode:
         """The machines that run, by id, with their process."""
         found = {}
         for process in processes_of(self.mark):
-            with contextlib.suppress(psutil.Error):
-                (name,) = (word for word in process.cmdline() if word.startswith(self.mark))
-                found[name.removeprefix(self.mark)] = process.pid
+            with contextlib.suppress(psutil.Error):  # one that ends meanwhile has no words either
+                for word in process.cmdline():
+                    if word.startswith(self.mark):
+                        found[word.removeprefix(self.mark)] = process.pid
         return found
 
     def ask_machine(self, machine: str) -> GuestStatus:

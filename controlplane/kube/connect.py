@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 from kubernetes_asyncio.client import ApiClient, Configuration
@@ -17,6 +18,7 @@ from kubernetes_asyncio.config.incluster_config import (
 
 from controlplane.errors import ConfigError
 from controlplane.kube.kubeconfig import read_kubeconfig
+from controlplane.owned_socket import OwnedSocket
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,21 @@ async def open_session(settings: KubeSettings, environ: Mapping[str, str]) -> Ap
                 hint="check the kubeconfig, or the service account of this Pod",
             ) from exc
     client.user_agent = settings.user_agent
+    _own_sockets(client)
     return client
+
+
+def _own_sockets(client: ApiClient) -> None:
+    """The library makes the connector, and offers no way to pass what makes its sockets."""
+    connector: Any = client.rest_client.pool_manager.connector
+    assert hasattr(connector, "_socket_factory"), "this aiohttp makes its sockets in another way"
+    connector._socket_factory = _open_socket
+
+
+def _open_socket(address: tuple[Any, ...]) -> OwnedSocket:
+    """address: as of socket.getaddrinfo."""
+    family, kind, proto, _name, _sockaddr = address
+    return OwnedSocket(family, kind, proto)
 
 
 async def _load(

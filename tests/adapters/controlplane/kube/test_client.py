@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from random import Random
@@ -476,3 +478,10 @@ async def test_no_kubeconfig_is_a_configuration_error(tmp_path: Path) -> None:
     for environ in ({}, {"HOME": str(tmp_path)}, {"KUBERNETES_SERVICE_HOST": "h"}):
         with pytest.raises(ConfigError):
             await open_kube(KubeSettings(service_account_dir=str(tmp_path)), environ=environ)
+
+
+def test_a_server_that_resets_every_connection_costs_uvloop_no_other_descriptor() -> None:
+    """Without sockets that know what is theirs, this ends by SIGABRT or with deaf listeners."""
+    program = [sys.executable, "-m", "tests.fakes.reset_storm", "100"]
+    ended = subprocess.run(program, capture_output=True, text=True, timeout=50, check=False)
+    assert ended.returncode == 0, ended.stderr[-2000:]
