@@ -23,7 +23,12 @@ COVERED = (
     *("controlplane/snapshots", "controlplane/sessions", "controlplane/runtimes"),
 )
 # Tests in these modules run against a real Kubernetes.
-CLUSTER = ("tests.integration.cluster", "tests.kube")
+CLUSTER = (
+    "tests.integration.cluster",
+    "tests.integration.node.test_virtual_auth",
+    "tests.integration.node.test_virtual_node_cluster",
+    "tests.kube",
+)
 
 
 def run_pytest(extra: list[str], junit: Path) -> int:
