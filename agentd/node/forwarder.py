@@ -37,22 +37,33 @@ class Forwarder:
         self._connections: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Begin to listen on every port. Raises: TransientError if one cannot be had."""
-        for port in self.ports:
-            try:
-                server = await asyncio.start_server(
-                    self._serve, self.address, port, backlog=_BACKLOG
-                )
-            except OSError as exc:
-                await self.close()
-                why = "somebody listens there" if exc.errno == errno.EADDRINUSE else str(exc)
-                raise TransientError(
-                    ErrorCode.NODE_FULL,
-                    f"listening on {self.address} port {port} for a Pod: {why}",
-                    hint="choose another node.pod_cidr if it is somebody else's",
-                    delay_s=5.0,
-                ) from exc
+        """Begin to listen on every port. Raises: TransientError if one cannot be had.
+
+        Cancellation: listens nowhere.
+        """
+        try:
+            for port in self.ports:
+                await self._listen(port)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _listen(self, port: int) -> None:
+        # Two steps: a server that serves before it is returned is lost by a cancellation.
+        try:
+            server = await asyncio.start_server(
+                self._serve, self.address, port, backlog=_BACKLOG, start_serving=False
+            )
             self._servers.append(server)
+            await server.start_serving()
+        except OSError as exc:
+            why = "somebody listens there" if exc.errno == errno.EADDRINUSE else str(exc)
+            raise TransientError(
+                ErrorCode.NODE_FULL,
+                f"listening on {self.address} port {port} for a Pod: {why}",
+                hint="choose another node.pod_cidr if it is somebody else's",
+                delay_s=5.0,
+            ) from exc
 
     async def close(self) -> None:
         """Stop listening, cut what is open. Idempotent."""
