@@ -157,7 +157,13 @@ async def test_a_source_that_changes_is_noticed(rig: Rig) -> None:
         await _at_rest(rig)
         old = rig.world.active.snapshot_key
         rig.world.edit_template("registry.example/picod:2")
-        await rig.until(lambda: _is_ready(rig.world) and rig.world.active.snapshot_key != old)
+
+        def is_rebuilt() -> bool:
+            # The manifest gives the old set up before the status says so.
+            active = rig.world.manifest.active
+            return active is not None and active.snapshot_key != old and _is_ready(rig.world)
+
+        await rig.until(is_rebuilt)
 
 
 async def test_a_node_that_comes_is_noticed(rig: Rig) -> None:
