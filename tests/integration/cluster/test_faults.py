@@ -16,7 +16,6 @@ from tests.integration.cluster.parts import (
     expect_restored,
     make_ready,
     only_node,
-    use_session,
     wait_for_machine,
     wait_for_task,
 )
@@ -76,4 +75,4 @@ def test_a_node_whose_agent_is_away_is_lost_then_found(world: World, observer: O
     assert gone.phase.value != "Ready"
     node.start()
     snapshot.wait_status(world, "the snapshot Ready", snapshot.is_whole)
-    assert use_session(world).restored
+    expect_restored(world)

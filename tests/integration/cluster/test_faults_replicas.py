@@ -16,8 +16,8 @@ from bench.cluster.world import World
 from tests.integration.cluster.parts import (
     assert_at_rest,
     begin_rebuild,
+    expect_restored,
     make_ready,
-    use_session,
     wait_for_machine,
 )
 
@@ -79,7 +79,7 @@ def test_one_of_two_leads(world: World, replicas: list[ControlPlane]) -> None:
     with most_leaders(replicas) as seen:
         begin_rebuild(world)()
     assert max(seen) == 1
-    assert use_session(world).restored
+    expect_restored(world)
     assert_at_rest(world)
 
 
@@ -95,7 +95,7 @@ def test_the_other_goes_on_when_the_leader_dies_in_a_build(
         first.start()
     assert max(seen) == 1
     assert wait_for_leader(world, replicas) is not first
-    assert use_session(world).restored
+    expect_restored(world)
     assert_at_rest(world)
 
 
@@ -114,5 +114,5 @@ def test_a_leader_that_was_asleep_gives_way(world: World, replicas: list[Control
     wait_until_rebuilt()
     world.cluster.wait_for("the first to follow", lambda: not first.is_leader())
     assert leaders(replicas) == [other]
-    assert use_session(world).restored
+    expect_restored(world)
     assert_at_rest(world)

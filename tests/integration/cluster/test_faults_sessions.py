@@ -15,6 +15,7 @@ from tests.integration.cluster.parts import (
     PARTS,
     Part,
     end_session,
+    expect_restored,
     make_ready,
     only_node,
     use_session,
@@ -38,19 +39,12 @@ def is_ready(world: World, observer: Observer) -> None:
     make_ready(world)
 
 
-def wait_restored(world: World, *, deadline_s: float = 60.0) -> None:
-    """Sessions are restored again: index, breaker and node have found back."""
-    give_up = time.monotonic() + deadline_s
-    while not use_session(world).restored:
-        assert time.monotonic() < give_up, "no session is restored any more"
-
-
 def test_without_a_control_plane_a_session_starts_cold(world: World) -> None:
     CONTROL_PLANE.kill(world)
     session = use_session(world)
     assert (session.restored, session.key, session.reason) == (False, "", "no_intent")
     CONTROL_PLANE.restart(world)
-    wait_restored(world)
+    expect_restored(world)
 
 
 def test_without_a_store_a_session_starts_cold_after_a_short_wait(world: World) -> None:
@@ -64,7 +58,7 @@ def test_without_a_store_a_session_starts_cold_after_a_short_wait(world: World) 
     assert session.reason in (StartReason.STORE_ERROR, StartReason.STORE_TIMEOUT)
     assert took_s < CREATED_S
     REDIS.restart(world)
-    wait_restored(world)
+    expect_restored(world)
     status = snapshot.status_of(world)
     assert status is not None
     assert snapshot.is_whole(status)
@@ -80,7 +74,7 @@ def test_a_session_that_was_asked_for_outlives_the_death_of(part: Part, world: W
     assert session.reply.session_id in only_node(world).machines()
     assert len(only_node(world).machines()) == 1
     end_session(world, session.name)
-    wait_restored(world)
+    expect_restored(world)
 
 
 def test_a_session_that_runs_outlives_the_death_of_everything(world: World) -> None:
