@@ -13,9 +13,9 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 from agentd.errors import ConfigError, ErrorCode
+from tests.kube.managed import Managed
 
 NETNS = Path("/run/netns")
 # Private addresses (RFC 1918); of each candidate the third number tells bridge and nodes apart.
@@ -82,37 +82,21 @@ def networks_in_use() -> list[str]:
     return [one for one in found if one and one not in ("default", "0.0.0.0/0")]
 
 
-class Network:
+class Network(Managed):
     """The namespaces of a plan; leaving the block removes them with all that is in them."""
 
     def __init__(self, plan: NetworkPlan) -> None:
         self.plan = plan
 
-    def __enter__(self) -> Network:
-        """Make them. Raises: ConfigError."""
-        try:
-            self._make()
-        except BaseException:
-            self.remove()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.remove()
-
-    def remove(self) -> None:
+    def close(self) -> None:
         """Remove what there is of it; safe to repeat."""
         for node in self.plan.nodes:
             _try_ip("link", "delete", node.link)
             _try_ip("netns", "delete", node.namespace)
         _try_ip("link", "delete", self.plan.bridge)
 
-    def _make(self) -> None:
+    def start(self) -> None:
+        """Make them. Raises: ConfigError."""
         plan = self.plan
         _ip("link", "add", plan.bridge, "type", "bridge")
         _ip("address", "add", f"{plan.gateway}/24", "dev", plan.bridge)

@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
 
 from agentd.errors import ConfigError, ErrorCode
 from agentd.image import Image
@@ -27,6 +26,7 @@ from tests.kube import ports
 from tests.kube.assets import Assets, SandboxVersion
 from tests.kube.cluster import Cluster
 from tests.kube.flags import Timings
+from tests.kube.managed import Managed
 from tests.kube.objects import exists
 from tests.kube.process import ServerDiedError, Spawner
 from tests.kube.redisd import RedisServer, find_redis
@@ -46,7 +46,7 @@ IMAGE_NAME = "snapstart.local/python"
 Say = Callable[[str], None]
 
 
-class World:
+class World(Managed):
     """etcd to agentd, each a process; `start`, or `with`, makes them run.
 
     Its files are in a directory of its own, which goes with it. Methods block.
@@ -81,23 +81,6 @@ class World:
         self.nodes: dict[str, DemoNode] = {}
         self.replicas: list[ControlPlane] = []
         self.leaks: Leaks | None = None
-
-    def __enter__(self) -> World:
-        """Start; ends what has begun when starting fails."""
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def start(self) -> None:
         """Start everything in the order of need.

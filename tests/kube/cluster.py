@@ -7,7 +7,6 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from tests.kube import flags, manifests, ports, probes
@@ -15,6 +14,7 @@ from tests.kube.api import Api, ApiError, Object
 from tests.kube.assets import Assets, SandboxVersion
 from tests.kube.flags import LOOPBACK, Ports, Timings
 from tests.kube.identity import Identities
+from tests.kube.managed import Managed
 from tests.kube.process import POLL_S, Server, ServerDiedError, Spawner
 
 READY_S = 60.0
@@ -25,7 +25,7 @@ SANDBOX = "agent-sandbox-controller"
 STORE_FIRST = (ETCD, APISERVER)
 
 
-class Cluster:
+class Cluster(Managed):
     """A control plane without nodes; what runs pods registers its own.
 
     Its files are in `directory`, which stays the caller's; logs are `<part>.log` there. Methods
@@ -70,24 +70,6 @@ class Cluster:
         self._timings = timings or Timings()
         self._spawner = Spawner()
 
-    def __enter__(self) -> Cluster:
-        """Start; stops again when starting fails."""
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Stop."""
-        self.stop()
-
     def start(self) -> None:
         """Start every part in the order of need; returns when each is ready. At most once.
 
@@ -105,7 +87,7 @@ class Cluster:
         for name in later:
             self.servers[name].wait_ready(self._probe(name), deadline_s=READY_S)
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """Stop and reap every part, the store last; safe to repeat, final."""
         for name in reversed(self.servers):
             self.servers[name].stop()

@@ -7,10 +7,10 @@ import shutil
 import socket
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 
 from tests.kube import ports
 from tests.kube.flags import LOOPBACK
+from tests.kube.managed import Managed
 from tests.kube.process import Server, Spawner
 
 READY_S = 20.0
@@ -52,7 +52,7 @@ def find_valkey() -> Path | None:
     return places[0] if places else None
 
 
-class RedisServer:
+class RedisServer(Managed):
     """A server on a loopback port and a Unix socket, which keeps its data over kill and restart.
 
     Its files are in `directory`, the caller's. It dies with this process.
@@ -89,24 +89,6 @@ class RedisServer:
     def pid(self) -> int | None:
         """Its process id while it runs."""
         return self._server.pid
-
-    def __enter__(self) -> RedisServer:
-        """Start; stops again when starting fails."""
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Stop."""
-        self.close()
 
     def start(self) -> None:
         """Start it, wait until it has loaded its data. Raises: ServerDiedError."""
