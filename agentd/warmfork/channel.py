@@ -40,7 +40,7 @@ from agentd.warmfork.frames import (
 from agentd.warmfork.mux import Credited, Event, Finished, HostMux, Received
 from agentd.warmfork.refusals import refusal
 from agentd.warmfork.stream import Stream
-from controlplane.owned_socket import OwnedSocket
+from controlplane.kube.owned_socket import OwnedSocket
 
 _READ_BYTES: Final = 256 * KIB
 # Credit bounds what streams can have queued; beyond it the guest has stopped reading altogether

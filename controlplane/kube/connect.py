@@ -18,7 +18,7 @@ from kubernetes_asyncio.config.incluster_config import (
 
 from controlplane.errors import ConfigError
 from controlplane.kube.kubeconfig import read_kubeconfig
-from controlplane.owned_socket import OwnedSocket
+from controlplane.kube.owned_socket import OwnedSocket
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from controlplane.owned_socket import OwnedSocket
+from controlplane.kube.owned_socket import OwnedSocket
 
 
 def close_behind_its_back(sock: socket.socket) -> socket.socket:
