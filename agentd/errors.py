@@ -22,6 +22,7 @@ class ErrorCode(enum.StrEnum):
     IMAGE_INVALID = "image_invalid"
     PACKAGES_UNAVAILABLE = "packages_unavailable"
     PERMISSION_DENIED = "permission_denied"
+    PROVIDER_UNABLE = "provider_unable"
     # caller
     NAME_INVALID = "name_invalid"
     REQUEST_INVALID = "request_invalid"
@@ -44,6 +45,8 @@ class ErrorCode(enum.StrEnum):
     INTERPRETER_DIED = "interpreter_died"
     VMM_FAILED = "vmm_failed"
     VMM_PROTOCOL = "vmm_protocol"
+    PROVIDER_FAILED = "provider_failed"
+    PROVIDER_PROTOCOL = "provider_protocol"
     # give up
     TEMPLATE_CORRUPT = "template_corrupt"
     TEMPLATE_INCOMPATIBLE = "template_incompatible"
@@ -56,6 +59,7 @@ class ErrorCode(enum.StrEnum):
     SHUTTING_DOWN = "shutting_down"
     DEADLINE_EXCEEDED = "deadline_exceeded"
     CLUSTER_UNREACHABLE = "cluster_unreachable"
+    PROVIDER_UNREACHABLE = "provider_unreachable"
     # ours
     INTERNAL = "internal"
 
@@ -77,6 +81,7 @@ _OUTCOMES: dict[ErrorCode, _Outcome] = {
     ErrorCode.IMAGE_INVALID: _Outcome(422, 13),
     ErrorCode.PACKAGES_UNAVAILABLE: _Outcome(503, 14),
     ErrorCode.PERMISSION_DENIED: _Outcome(403, 15),
+    ErrorCode.PROVIDER_UNABLE: _Outcome(503, 16),
     ErrorCode.NAME_INVALID: _Outcome(400, 20),
     ErrorCode.REQUEST_INVALID: _Outcome(400, 21),
     ErrorCode.TEMPLATE_NOT_FOUND: _Outcome(404, 22),
@@ -97,6 +102,8 @@ _OUTCOMES: dict[ErrorCode, _Outcome] = {
     ErrorCode.INTERPRETER_DIED: _Outcome(502, 44),
     ErrorCode.VMM_FAILED: _Outcome(502, 45),
     ErrorCode.VMM_PROTOCOL: _Outcome(502, 46),
+    ErrorCode.PROVIDER_FAILED: _Outcome(502, 47),
+    ErrorCode.PROVIDER_PROTOCOL: _Outcome(502, 48),
     ErrorCode.TEMPLATE_CORRUPT: _Outcome(422, 50),
     ErrorCode.TEMPLATE_INCOMPATIBLE: _Outcome(422, 51),
     ErrorCode.TEMPLATE_BUILD_FAILED: _Outcome(422, 52),
@@ -107,6 +114,7 @@ _OUTCOMES: dict[ErrorCode, _Outcome] = {
     ErrorCode.SHUTTING_DOWN: _Outcome(503, 64),
     ErrorCode.DEADLINE_EXCEEDED: _Outcome(504, 65),
     ErrorCode.CLUSTER_UNREACHABLE: _Outcome(503, 66),
+    ErrorCode.PROVIDER_UNREACHABLE: _Outcome(503, 67),
 }
 
 

@@ -33,6 +33,7 @@ _BY_CLASS: dict[type[SnapStartError], tuple[ErrorCode, ...]] = {
         ErrorCode.IMAGE_INVALID,
         ErrorCode.PACKAGES_UNAVAILABLE,
         ErrorCode.PERMISSION_DENIED,
+        ErrorCode.PROVIDER_UNABLE,
     ),
     UsageError: (
         ErrorCode.NAME_INVALID,
@@ -57,6 +58,8 @@ _BY_CLASS: dict[type[SnapStartError], tuple[ErrorCode, ...]] = {
         ErrorCode.INTERPRETER_DIED,
         ErrorCode.VMM_FAILED,
         ErrorCode.VMM_PROTOCOL,
+        ErrorCode.PROVIDER_FAILED,
+        ErrorCode.PROVIDER_PROTOCOL,
     ),
     PermanentError: (
         ErrorCode.TEMPLATE_CORRUPT,
@@ -69,6 +72,7 @@ _BY_CLASS: dict[type[SnapStartError], tuple[ErrorCode, ...]] = {
         ErrorCode.DISK_FULL,
         ErrorCode.AGENT_UNREACHABLE,
         ErrorCode.CLUSTER_UNREACHABLE,
+        ErrorCode.PROVIDER_UNREACHABLE,
         ErrorCode.SHUTTING_DOWN,
         ErrorCode.DEADLINE_EXCEEDED,
     ),

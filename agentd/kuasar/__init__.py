@@ -1,0 +1,1 @@
+"""Speak with Kuasar's sandboxer, in either of its two forms."""

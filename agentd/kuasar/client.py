@@ -1,0 +1,72 @@
+"""What is asked of a Kuasar sandboxer, whichever form it speaks."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Protocol
+
+from controlplane.api.types import SnapshotMode
+
+
+class Form(enum.StrEnum):
+    """Which snapshot interface a sandboxer has; the values are for people and labels."""
+
+    JSON = "template-create"
+    GRPC = "ssi.v1alpha1"
+
+
+@dataclass(frozen=True)
+class PodRef:
+    """Whose sandbox is meant."""
+
+    uid: str
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"Pod {self.namespace}/{self.name} ({self.uid})"
+
+
+@dataclass(frozen=True)
+class KuasarTemplate:
+    """One snapshot in a sandboxer's store; several may have one key.
+
+    mode: None for a kind that no SnapshotMode names, such as a bare machine. template_id: empty,
+    created_at_s: None (else seconds since the epoch) where the form does not tell.
+    """
+
+    key: str
+    mode: SnapshotMode | None
+    template_id: str = ""
+    created_at_s: int | None = None
+
+
+class KuasarClient(Protocol):
+    """One sandboxer. Every call is a connection of its own, since it may be replaced at any time.
+
+    Raises, from every method: TransientError PROVIDER_UNREACHABLE when nobody answers;
+    ConfigError PERMISSION_DENIED; PeerError PROVIDER_PROTOCOL for an answer that is none,
+    PROVIDER_FAILED for one that says so; what else is said by the method.
+    """
+
+    @property
+    def form(self) -> Form:
+        """What it speaks."""
+
+    async def create(self, pod: PodRef, key: str, mode: SnapshotMode) -> None:
+        """Snapshot a Pod's sandbox; takes minutes.
+
+        Not idempotent: a second call under one key makes a second template. Must not be cancelled:
+        a guest could stay paused. Raises: UsageError, ConfigError, TransientError as `failures`
+        says; after any error the snapshot may be there all the same.
+        """
+
+    async def find(self, key: str) -> list[KuasarTemplate]:
+        """Every snapshot of a key that can still be restored, newest first where that is told."""
+
+    async def list(self) -> list[KuasarTemplate]:
+        """Every snapshot that can still be restored."""
+
+    async def remove(self, template: KuasarTemplate) -> None:
+        """Ask once to remove it. Only `find` tells whether it is gone."""
