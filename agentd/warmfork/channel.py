@@ -40,7 +40,6 @@ from agentd.warmfork.frames import (
 from agentd.warmfork.mux import Credited, Event, Finished, HostMux, Received
 from agentd.warmfork.refusals import refusal
 from agentd.warmfork.stream import Stream
-from controlplane.kube.owned_socket import OwnedSocket
 
 _READ_BYTES: Final = 256 * KIB
 # Credit bounds what streams can have queued; beyond it the guest has stopped reading altogether
@@ -157,7 +156,7 @@ class GuestChannel:
         Raises: PeerError when what was already read breaks the protocol.
         Cancellation: closes the socket.
         """
-        sock = OwnedSocket.take(connected.sock)
+        sock = connected.sock
         try:
             mux = HostMux(connected.next_stream)
             sock.setblocking(False)
@@ -356,7 +355,20 @@ async def _read_some(reader: asyncio.StreamReader) -> bytes:
 
 
 async def _wrap(sock: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    return await asyncio.open_unix_connection(sock=sock, limit=_READ_BYTES)
+    inode = os.fstat(sock.fileno()).st_ino
+    streams = await asyncio.open_unix_connection(sock=sock, limit=_READ_BYTES)
+    if not _is_still(sock, inode):
+        # Lost in this very turn, and closed by uvloop, which did not tell the object: that would
+        # close the number again when it is collected; by then it may be somebody else's.
+        sock.detach()
+    return streams
+
+
+def _is_still(sock: socket.socket, inode: int) -> bool:
+    try:
+        return os.fstat(sock.fileno()).st_ino == inode
+    except OSError:
+        return False
 
 
 def _pauses() -> Iterator[float]:

@@ -28,12 +28,6 @@ class OwnedSocket(socket.socket):
         super().__init__(family, type, proto, fileno)
         self._inode = os.fstat(self.fileno()).st_ino
 
-    @classmethod
-    def take(cls, sock: socket.socket) -> OwnedSocket:
-        """The same connection; `sock` is detached."""
-        family, kind, proto = sock.family, sock.type, sock.proto
-        return cls(family, kind, proto, sock.detach())
-
     def close(self) -> None:
         """Close it unless that has been done."""
         self._let_go_of_a_strangers()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import tracemalloc
 from collections.abc import Awaitable, Callable
@@ -134,6 +135,27 @@ class Handed:
     sock: socket.socket
     leftover: bytes
     next_stream: int
+
+
+async def test_a_socket_that_the_event_loop_closed_at_once_costs_nobody_a_descriptor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """uvloop closes the descriptor of a connection that is reset, and tells the object nothing."""
+    connect = asyncio.open_unix_connection
+    theirs, elsewhere = socket.socketpair()
+
+    async def connect_and_lose(*, sock: socket.socket, limit: int) -> object:
+        os.dup2(stranger.fileno(), sock.fileno(), inheritable=False)
+        return await connect(sock=elsewhere, limit=limit)
+
+    with socket.socket() as stranger, theirs:
+        handed = Handed(socket.socket(socket.AF_UNIX), b"", 3)
+        number = handed.sock.fileno()
+        monkeypatch.setattr(asyncio, "open_unix_connection", connect_and_lose)
+        async with await GuestChannel.over(handed, name="vm1"):
+            assert handed.sock.fileno() == -1
+        assert os.fstat(number).st_ino == os.fstat(stranger.fileno()).st_ino
+        os.close(number)
 
 
 async def test_taken_over_socket_goes_on_with_what_was_left_over(guest: FakeGuest) -> None:

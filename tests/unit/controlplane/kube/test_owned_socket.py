@@ -67,12 +67,3 @@ def test_a_forgotten_one_is_closed_with_a_warning() -> None:
         sock = None
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(number)
-
-
-def test_it_takes_a_connection_over() -> None:
-    ours, theirs = socket.socketpair()
-    with theirs, OwnedSocket.take(ours) as taken:
-        assert ours.fileno() == -1
-        theirs.sendall(b"x")
-        assert taken.recv(1) == b"x"
-        assert taken.family == socket.AF_UNIX
