@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from controlplane.api import names
 from controlplane.api.manifest import Manifest
+from controlplane.api.types import TaskOperation
 from controlplane.snapshots.changes import count_changes
 from controlplane.snapshots.collection import collect
 from controlplane.snapshots.dispatch import cancel_left_over
@@ -77,14 +78,20 @@ def _begin(seen: Observed, now: datetime) -> Draft:
 
 
 def _is_over(draft: Draft, manifest: Manifest) -> bool:
-    """All is done, or cannot be: the bound is reached, or the API server takes no more orders, as
-    of a namespace that goes too. The agents' own sweep finds what is left."""
+    """All is done, or cannot be: the bound is reached, or nobody takes orders any more. The agents'
+    own sweep finds what is left."""
     is_done = not manifest.retired_sets and not draft.cancels
     return (
         is_done
-        or bool(draft.seen.refused)
+        or _is_refused(draft)
         or draft.is_due(manifest.deleted_at or draft.now, draft.seen.policy.deletion_s)
     )
+
+
+def _is_refused(draft: Draft) -> bool:
+    """The API server had no order of late, and has none: as of a namespace that goes too."""
+    has_orders = any(one.spec.operation is TaskOperation.DELETE for one in draft.seen.tasks)
+    return bool(draft.seen.refused) and not has_orders
 
 
 def _plan_unreadable(seen: Observed, now: datetime) -> Plan:

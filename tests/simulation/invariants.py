@@ -86,6 +86,7 @@ class Invariants:
         self._sealed: set[tuple[str, str]] = set()
         self._asked: dict[str, list[_Asked]] = defaultdict(list)
         self._gone: set[str] = set()
+        self._let_go: set[str] = set()
         self._begun: dict[str, datetime] = {}
         self._sets_begun: Counter[str] = Counter()
         self._failures: dict[tuple[str, str], list[datetime]] = defaultdict(list)
@@ -144,7 +145,8 @@ class Invariants:
         if manifest is not None and (machine.name, key) in _named(manifest):
             return
         since = snapshot.metadata.deletion_timestamp
-        if since is not None and (manifest is None or self._is_given_up(since)):
+        is_let_go = manifest is None or snapshot.metadata.uid in self._let_go
+        if since is not None and (is_let_go or self._is_given_up(since)):
             return  # the record is gone or the wait is over, the finalizer goes next
         if any(
             task.spec.snapshot_key == key and task.spec.target_node_name == machine.name
@@ -384,6 +386,8 @@ class Invariants:
             return
         snapshot = self._world.truth.snapshots.get(key.name, key.namespace)
         is_alive = snapshot is not None and snapshot.metadata.uid == key.uid
+        # Who comes after a crash proves its absence by a tombstone, then the finalizer goes.
+        self._let_go.add(key.uid)
         if is_alive and snapshot is not None and not snapshot.metadata.is_terminating:
             self.report("a living snapshot's manifest stays", str(key))
         if version is not None and before != version.encode():

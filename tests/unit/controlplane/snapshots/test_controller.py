@@ -116,6 +116,12 @@ def _is_ready(world: World) -> bool:
     )
 
 
+def _is_rebuilt(world: World, old: str) -> bool:
+    """The manifest gives the old set up before the status says so."""
+    active = world.manifest.active
+    return active is not None and active.snapshot_key != old and _is_ready(world)
+
+
 async def _at_rest(rig: Rig) -> None:
     await rig.until(lambda: _is_ready(rig.world) and not rig.world.sandboxes)
     await asyncio.sleep(1.2)  # an answer to the last of its own writes
@@ -138,10 +144,11 @@ async def test_what_is_built_shows_in_the_metrics(rig: Rig) -> None:
         assert rig.value("agentcube_sandbox_snapshot_target_node_count", **about) == 2
         assert rig.value("agentcube_sandbox_snapshot_ready_node_count", **about) == 2
         assert rig.value("agentcube_sandbox_snapshot_artifacts", phase="Ready") == 2
+        old = rig.world.active.snapshot_key
         rig.world.edit_template("registry.example/picod:2")
-        await rig.until(lambda: rig.world.manifest.rebuild_seq == 2 and _is_ready(rig.world))
-        await asyncio.sleep(0.1)
-        assert rig.value("agentcube_snapshot_physical_artifacts_pending_deletion") == 2
+        await rig.until(lambda: _is_rebuilt(rig.world, old))
+        pending = "agentcube_snapshot_physical_artifacts_pending_deletion"
+        await rig.until(lambda: rig.value(pending) == 2)
     took = "agentcube_sandbox_snapshot_build_duration_seconds_count"
     assert rig.value(took, provider="snapstart.qemu.org", mode="Fork") == 4
     assert rig.value("agentcube_snapshot_build_task_total", phase="Creating") == 4
@@ -157,13 +164,7 @@ async def test_a_source_that_changes_is_noticed(rig: Rig) -> None:
         await _at_rest(rig)
         old = rig.world.active.snapshot_key
         rig.world.edit_template("registry.example/picod:2")
-
-        def is_rebuilt() -> bool:
-            # The manifest gives the old set up before the status says so.
-            active = rig.world.manifest.active
-            return active is not None and active.snapshot_key != old and _is_ready(rig.world)
-
-        await rig.until(is_rebuilt)
+        await rig.until(lambda: _is_rebuilt(rig.world, old))
 
 
 async def test_a_node_that_comes_is_noticed(rig: Rig) -> None:

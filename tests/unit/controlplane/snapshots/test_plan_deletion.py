@@ -8,7 +8,7 @@ import pytest
 
 from controlplane.api import names
 from controlplane.api.types import TaskOperation
-from controlplane.errors import ConflictError, ForbiddenError, NotFoundError
+from controlplane.errors import ConflictError, ForbiddenError, NotFoundError, RejectedError
 from controlplane.kube.resource import TASKS
 from controlplane.snapshots.observed import NoManifest
 from controlplane.snapshots.plan import plan_snapshot
@@ -165,6 +165,19 @@ def test_deletion_does_not_wait_longer_than_its_bound_for_a_node() -> None:
     assert not world.exists
     assert set(world.agents.artifacts) == {("node-b", next(iter(world.agents.artifacts))[1])}
     assert not world.store.texts
+
+
+def test_one_node_whose_order_is_refused_is_asked_again_while_others_have_theirs() -> None:
+    world = _deleted("node-a", "node-b")
+    world.agents.idle = {"node-b"}
+    world.client.fail_next("create", RejectedError("create tasks: not now"), resource=TASKS)
+    world.run_for(150)
+    assert world.exists
+    assert {node for node, _ in world.agents.artifacts} == {"node-b"}
+    world.agents.idle = set()
+    world.run_for(60)
+    assert not world.exists
+    assert not world.agents.artifacts
 
 
 def test_deletion_of_what_was_never_built_is_at_once() -> None:
