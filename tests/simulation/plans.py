@@ -76,8 +76,8 @@ def _judge_promotion(
     if old is None or old.snapshot_hash != active.snapshot_hash:
         return
     # What served before may have lost nodes in the same plan: what is known of it after that.
-    lost = {name for name in _names(old) if name not in seen.nodes}
-    ready_before = len({a.node_name for a in _artifacts(old) if a.phase is _READY} - lost)
+    kept = (a for a in _artifacts(old) if a.phase is _READY and _is_there(seen, a))
+    ready_before = len({a.node_name for a in kept})
     ready = sum(a.phase is _READY for a in _artifacts(active))
     under_way = any(
         a.phase is _CREATING
@@ -91,12 +91,21 @@ def _judge_promotion(
         yield "a replacement does not shrink what serves"
 
 
+def _is_there(seen: Observed, artifact: Artifact) -> bool:
+    """Its node is, and is the machine that it was made on."""
+    node = seen.nodes.get(artifact.node_name)
+    return node is not None and artifact.node_uid in ("", node.metadata.uid)
+
+
 def _is_fit(seen: Observed, name: str) -> bool:
     """Nothing in sight takes this node's artifact out of use in this very plan."""
     node = seen.nodes.get(name)
     if node is None or node.ready is None or node.ready.status != "True":
         return False
-    return name in seen.living_agents and not node.spec.unschedulable and not node.spec.taints
+    assert seen.snapshot_class is not None
+    label = names.provider_label(seen.snapshot_class.spec.provider_name)
+    is_able = name in seen.living_agents and node.metadata.label(label) == "true"
+    return is_able and not node.spec.unschedulable and not node.spec.taints
 
 
 def _judge_nodes(seen: Observed, after: Manifest) -> Iterator[str]:
