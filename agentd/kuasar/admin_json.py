@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from agentd.errors import ErrorCode, PeerError, UsageError
+from agentd.errors import ErrorCode, PeerError, TransientError, UsageError
 from agentd.kuasar.admin_socket import AdminSocket
 from agentd.kuasar.client import Form, KuasarTemplate, PodRef
 from agentd.kuasar.names import require_id, require_key
@@ -52,16 +52,21 @@ class AdminJson:
                 f"{what}: this form cannot keep a snapshot of mode {mode.value} under a key",
             )
         sandbox_id = require_id("sandbox_id", await self._sandbox_of(pod))
-        reply = await self._socket.call(
-            what,
-            "template-create",
-            deadline_s=CREATE_S,
-            sandbox_id=sandbox_id,
-            snapshot_type=_FORK,
-            key=key,
-        )
+        reply = await self._make(what, sandbox_id, key)
         if reply.get("key") != key or reply.get("snapshot_type") != _FORK:
             raise _mismatch(what, reply)
+
+    async def _make(self, what: str, sandbox_id: str, key: str) -> dict[str, Any]:
+        request = {"sandbox_id": sandbox_id, "snapshot_type": _FORK, "key": key}
+        try:
+            return await self._socket.call(what, "template-create", deadline_s=CREATE_S, **request)
+        except UsageError as exc:
+            if exc.code is not ErrorCode.TEMPLATE_NOT_FOUND:
+                raise
+            # It serves before it has found its sandboxes again.
+            raise TransientError(
+                ErrorCode.PROVIDER_UNREACHABLE, exc.message, hint="it may have been restarted"
+            ) from exc
 
     async def find(self, key: str) -> list[KuasarTemplate]:
         """See KuasarClient."""

@@ -76,7 +76,7 @@ class AdminSocket:
 def _decoded(what: str, line: bytes) -> dict[str, Any]:
     try:
         reply = msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise _protocol(what, f"{line[:_SHOWN]!r}, which is not JSON ({exc})") from exc
     if not isinstance(reply, dict):
         raise _protocol(what, f"{line[:_SHOWN]!r}, which is no object")

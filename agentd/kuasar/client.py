@@ -45,7 +45,7 @@ class KuasarTemplate:
 class KuasarClient(Protocol):
     """One sandboxer. Every call is a connection of its own, since it may be replaced at any time.
 
-    Raises, from every method: TransientError PROVIDER_UNREACHABLE when nobody answers;
+    Raises, from every method: TransientError PROVIDER_UNREACHABLE, DEADLINE_EXCEEDED;
     ConfigError PERMISSION_DENIED; PeerError PROVIDER_PROTOCOL for an answer that is none,
     PROVIDER_FAILED for one that says so; what else is said by the method.
     """

@@ -16,7 +16,7 @@ from kubernetes_asyncio.config.incluster_config import (
     InClusterConfigLoader,
 )
 
-from controlplane.errors import ConfigError
+from controlplane.errors import ConfigError, InvariantError
 from controlplane.kube.kubeconfig import read_kubeconfig
 from controlplane.kube.owned_socket import OwnedSocket
 
@@ -69,7 +69,8 @@ async def open_session(settings: KubeSettings, environ: Mapping[str, str]) -> Ap
 def _own_sockets(client: ApiClient) -> None:
     """The library makes the connector, and offers no way to pass what makes its sockets."""
     connector: Any = client.rest_client.pool_manager.connector
-    assert hasattr(connector, "_socket_factory"), "this aiohttp makes its sockets in another way"
+    if not hasattr(connector, "_socket_factory"):
+        raise InvariantError("this aiohttp makes its sockets in a way that is not known here")
     connector._socket_factory = _open_socket
 
 

@@ -177,8 +177,9 @@ async def test_sandboxes_are_unknown_until_recovery_is_over(node: Node) -> None:
     await node.create()
     node.sandboxer.is_recovered = False
     assert len(await node.client.list()) == 1
-    with pytest.raises(SnapStartError, match="not found"):
+    with pytest.raises(TransientError, match="not found") as caught:
         await node.create()
+    assert caught.value.code is ErrorCode.PROVIDER_UNREACHABLE
 
 
 # -- what may come back ---------------------------------------------------------------------------
@@ -204,6 +205,7 @@ async def test_sandboxes_are_unknown_until_recovery_is_over(node: Node) -> None:
         b'{"ok": true, "templates": [{"template_id": 1, "snapshot_type": "b", "key": "k"}]}\n',
         b'{"ok": true, "templates": []',
         b"x" * 100_000,
+        b"[" * 100_000 + b"\n",
     ],
 )
 async def test_an_answer_that_is_none_is_an_error(node: Node, reply: bytes) -> None:
