@@ -9,8 +9,11 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import stat
+import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +27,7 @@ _APPLICATION: Final = 0x534E4150  # "SNAP": whose file this is
 _SCHEMA: Final = 1
 _PAGE: Final = 500
 _BUSY_S: Final = 1.0
+_AGAIN_S: Final = 0.005
 _CREATE: Final = "CREATE TABLE manifests (key TEXT PRIMARY KEY, text BLOB NOT NULL) STRICT"
 
 
@@ -124,12 +128,15 @@ class SqliteStore:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    """Open or make the file; its journal gets its mode from it."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        os.fchmod(fd, 0o600)
-    finally:
-        os.close(fd)
+    """Open or make the file; its journal gets its mode from it.
+
+    Made by name: to close a descriptor of the file would give up the locks that this process holds
+    on it by another connection (fcntl(2), "Advisory record locking").
+    """
+    with suppress(FileExistsError):
+        os.mknod(path, stat.S_IFREG | 0o600)
+    if path.is_file():
+        path.chmod(0o600)
     connection = sqlite3.connect(
         path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
     )
@@ -143,7 +150,7 @@ def _open(path: Path) -> sqlite3.Connection:
 
 def _prepare(connection: sqlite3.Connection) -> None:
     """Every commit is on the disk before it is acknowledged."""
-    connection.execute("PRAGMA journal_mode = WAL")
+    _use_a_write_ahead_log(connection)
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("BEGIN IMMEDIATE")
     try:
@@ -152,6 +159,19 @@ def _prepare(connection: sqlite3.Connection) -> None:
         connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")
+
+
+def _use_a_write_ahead_log(connection: sqlite3.Connection) -> None:
+    """Two that turn a new file over at once are refused without a wait, whatever the time-out."""
+    end = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as exc:
+            if exc.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+        time.sleep(_AGAIN_S)
 
 
 def _make_schema(connection: sqlite3.Connection) -> None:

@@ -9,7 +9,11 @@ import stat
 import subprocess
 import sys
 import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,6 +34,15 @@ async def main():
         print(seq, flush=True)
 
 asyncio.run(main())
+"""
+
+LOCKER = """
+import fcntl, sys
+with open(sys.argv[1], "r+b") as file:
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print("held", end="")
 """
 
 
@@ -152,11 +165,71 @@ async def test_a_path_that_cannot_be_opened_is_unavailable(tmp_path: Path, name:
 
 
 async def test_two_stores_of_one_file_see_each_other(tmp_path: Path) -> None:
-    first, second = SqliteStore(tmp_path / "m.db"), SqliteStore(tmp_path / "m.db")
-    outcomes = await asyncio.gather(
-        *(one.put(KEY, manifest(), None) for one in (first, second)), return_exceptions=True
-    )
-    assert {type(one) for one in outcomes} == {str, ConflictError}
-    assert await first.get(KEY) == await second.get(KEY)
-    await first.close()
-    await second.close()
+    path = tmp_path / "m.db"
+    async with _opened(path) as first, _opened(path) as second:
+        outcomes = await asyncio.gather(
+            *(one.put(KEY, manifest(), None) for one in (first, second)), return_exceptions=True
+        )
+        assert {type(one) for one in outcomes} == {str, ConflictError}
+        assert await first.get(KEY) == await second.get(KEY)
+
+
+class _Contended(sqlite3.Connection):
+    """What SQLite answers, without a wait, to one of two that turn a new file over at once."""
+
+    refusals = 0
+
+    def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
+        if "journal_mode" in sql and _Contended.refusals:
+            _Contended.refusals -= 1
+            exc = sqlite3.OperationalError("database is locked")
+            exc.sqlite_errorcode = sqlite3.SQLITE_BUSY
+            raise exc
+        return super().execute(sql, *args)
+
+
+@pytest.fixture
+def contended(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[_Contended]]:
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=_Contended))
+    yield _Contended
+    _Contended.refusals = 0
+
+
+async def test_a_new_file_that_another_turns_over_is_waited_for(
+    tmp_path: Path, contended: type[_Contended]
+) -> None:
+    contended.refusals = 3
+    async with _opened(tmp_path / "m.db") as store:
+        await store.put(KEY, manifest(), None)
+    assert contended.refusals == 0
+
+
+async def test_a_file_that_stays_locked_is_unavailable_in_time(
+    tmp_path: Path, contended: type[_Contended]
+) -> None:
+    contended.refusals = 1_000_000
+    async with _opened(tmp_path / "m.db") as store:
+        with pytest.raises(UnavailableError, match="database is locked"):
+            await store.put(KEY, manifest(), None)
+
+
+async def test_a_second_store_keeps_the_locks_of_the_first(tmp_path: Path) -> None:
+    path = tmp_path / "m.db"
+    async with _opened(path) as first, _opened(path) as second:
+        await first.put(KEY, manifest(), None)
+        await second.get(KEY)
+        assert await asyncio.to_thread(_is_locked_for_others, path)
+
+
+def _is_locked_for_others(path: Path) -> bool:
+    probe = [sys.executable, "-c", LOCKER, str(path)]
+    return subprocess.run(probe, timeout=10, check=True, capture_output=True).stdout == b"held"
+
+
+@asynccontextmanager
+async def _opened(path: Path) -> AsyncIterator[SqliteStore]:
+    store = SqliteStore(path)
+    try:
+        yield store
+    finally:
+        await store.close()
