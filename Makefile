@@ -7,7 +7,8 @@ PY     := $(VENV)/bin/python
 STAMPS := build/.stamps
 JSON   ?=
 
-NATIVE := $(shell find native -name '*.[ch]' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.py' 2>/dev/null)
+NATIVE := $(shell find native agentd/kuasar/pb -name '*.proto' -o -name '*.[ch]' -o -name '*.pyx' -o -name '*.pxd' \
+  -o -path 'native/*.py' 2>/dev/null)
 
 SEEDS  ?= 10000
 SEED   ?=
@@ -69,4 +70,4 @@ $(STAMPS)/native: setup.py $(NATIVE) $(STAMPS)/venv
 	@touch $@
 
 clean: ## remove what was built and fetched
-	rm -rf build $(VENV) agentd/*.so native/build native/shim/*.c
+	rm -rf build $(VENV) agentd/*.so agentd/kuasar/pb/*_pb2.py* native/build native/shim/*.c

@@ -1,4 +1,4 @@
-"""Build the C core's two Python modules.
+"""Build the C core's two Python modules, and the messages of foreign protocols.
 
 Environment: SNAPSTART_SANITIZE (for example address,undefined), SNAPSTART_DEBUG=1,
 SNAPSTART_COVERAGE=1; anything else comes from CFLAGS as usual.
@@ -32,6 +32,7 @@ CORE = [
 
 sys.path.insert(0, str(ROOT / "native" / "shim"))
 import build_cold  # type: ignore[import-not-found]  # noqa: E402  (not in the package)
+import build_protos  # type: ignore[import-not-found]  # noqa: E402  (likewise)
 
 
 def compiler_flags() -> tuple[list[str], list[str]]:
@@ -64,6 +65,7 @@ def core_extension(flags: list[str], link: list[str]) -> Extension:
     )
 
 
+build_protos.generate(ROOT)
 compile_flags, link_flags = compiler_flags()
 setup(
     ext_modules=[

@@ -154,6 +154,28 @@ class Node(_Group, frozen=True):
     labels: dict[str, str] = {}
 
 
+class Kuasar(_Group, frozen=True):
+    """The Kuasar sandboxer of this machine; off unless told otherwise."""
+
+    # Snapshot and delete through it for the cluster.
+    enabled: bool = False
+    # Its name in SnapshotClasses and in the node's label; sandboxers call themselves otherwise.
+    provider: str = "snapstart.kuasar.io"
+    # Its --admin-listen and --grpc-listen.
+    admin_socket: Path = Path("/run/vmm-sandboxer-admin.sock")
+    grpc_socket: Path = Path("/run/vmm-sandboxer-service.sock")
+    # Of the container runtime: where it is asked which sandbox is a Pod's.
+    cri_socket: Path = Path("/run/containerd/containerd.sock")
+    # The sandboxer's own settings, read for warnings, never written.
+    config_file: Path = Path("/var/lib/kuasar/config.toml")
+    # Seconds for one snapshot. Never cut short: a guest could stay paused.
+    create_s: float = 600.0
+    # Seconds that a session's Pod may wait after a silent cold start before that is told.
+    stuck_s: float = 60.0
+    # Delete such a Pod once, so that it is made anew while its snapshot is there.
+    replace_stuck: bool = False
+
+
 class Stop(_Group, frozen=True):
     """How long each stage of a stop may take; seconds. TimeoutStopSec must exceed `longest_s`."""
 
@@ -188,6 +210,7 @@ class Settings(_Group, frozen=True):
     deadlines: Deadlines = Deadlines()
     warm: Warm = Warm()
     node: Node = Node()
+    kuasar: Kuasar = Kuasar()
     stop: Stop = Stop()
     log: Log = Log()
 
@@ -335,6 +358,7 @@ def _check(settings: Settings, where: str) -> None:
     _check_choice(where, "log.format", settings.log.format, ("json", "text"))
     _check_mode(where, settings.api.socket_mode)
     _check_node(where, settings.node)
+    _check_kuasar(where, settings)
     _check_numbers(settings, where)
 
 
@@ -354,6 +378,25 @@ def _check_node(where: str, node: Node) -> None:
         raise _invalid(
             where, f"node.pod_cidr: {exc}", "give a network such as 127.88.0.0/16"
         ) from exc
+
+
+def _check_kuasar(where: str, settings: Settings) -> None:
+    if not settings.kuasar.enabled:
+        return
+    if settings.node.virtual:
+        raise _invalid(
+            where,
+            "kuasar.enabled with node.virtual: a virtual node's Pods are no sandboxer's",
+            "set one of them",
+        )
+    for name in ("admin_socket", "grpc_socket", "cri_socket"):
+        path: Path = getattr(settings.kuasar, name)
+        if not path.is_absolute() or len(os.fsencode(path)) > _SOCKET_PATH_BYTES:
+            raise _invalid(
+                where,
+                f"kuasar.{name} is {str(path)!r}",
+                f"give a full path of at most {_SOCKET_PATH_BYTES} bytes",
+            )
 
 
 def _check_mode(where: str, text: str) -> None:

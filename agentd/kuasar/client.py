@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,11 +19,12 @@ class Form(enum.StrEnum):
 
 @dataclass(frozen=True)
 class PodRef:
-    """Whose sandbox is meant."""
+    """Whose sandbox is meant. sandbox_id: the CRI's, where the caller knows it already."""
 
     uid: str
     namespace: str
     name: str
+    sandbox_id: str = ""
 
     def __str__(self) -> str:
         return f"Pod {self.namespace}/{self.name} ({self.uid})"
@@ -42,6 +44,28 @@ class KuasarTemplate:
     created_at_s: int | None = None
 
 
+@dataclass(frozen=True)
+class KuasarSandbox:
+    """A Pod's sandbox as its sandboxer sees it.
+
+    pod_uid: empty where the form does not tell. status: created, running, paused, stopped, unknown.
+    is_restored: whether it began from a snapshot.
+    """
+
+    sandbox_id: str
+    pod_uid: str
+    status: str
+    is_restored: bool
+
+
+@dataclass(frozen=True)
+class PoolStatus:
+    """The store of templates. uses: running sandboxes that need a template, by its id."""
+
+    total: int
+    uses: Mapping[str, int]
+
+
 class KuasarClient(Protocol):
     """One sandboxer. Every call is a connection of its own, since it may be replaced at any time.
 
@@ -53,6 +77,23 @@ class KuasarClient(Protocol):
     @property
     def form(self) -> Form:
         """What it speaks."""
+
+    async def modes(self) -> frozenset[SnapshotMode]:
+        """The modes that can work here as far as it can be asked.
+
+        An upper bound: neither form tells how its node is configured. Raises: ConfigError
+        PROVIDER_UNABLE when there is no pool.
+        """
+
+    async def pool(self) -> PoolStatus:
+        """The pool's status. Raises: ConfigError PROVIDER_UNABLE when there is no pool."""
+
+    async def sandboxes(self) -> list[KuasarSandbox]:
+        """Every sandbox.
+
+        Waits for a snapshot that is being made, and keeps Pods from starting meanwhile: never to be
+        called while one may be.
+        """
 
     async def create(self, pod: PodRef, key: str, mode: SnapshotMode) -> None:
         """Snapshot a Pod's sandbox; takes minutes.

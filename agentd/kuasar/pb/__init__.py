@@ -1,0 +1,1 @@
+"""Messages of the protocols beside; setup.py has protoc write the modules."""
