@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -111,3 +112,28 @@ class KuasarClient(Protocol):
 
     async def remove(self, template: KuasarTemplate) -> None:
         """Ask once to remove it. Only `find` tells whether it is gone."""
+
+
+class PodSandboxes(Protocol):
+    """Who knows which sandbox is whose: the container runtime. Raises: as KuasarClient."""
+
+    async def sandbox_of(self, pod: PodRef) -> str:
+        """The id of a Pod's live sandbox. Raises: TransientError GUEST_NOT_READY: none yet."""
+
+    async def pod_uids(self) -> dict[str, str]:
+        """The Pods' UIDs by the ids of their live sandboxes."""
+
+
+class KuasarAccess(Protocol):
+    """The way to a node's sandboxer, which may be replaced by one of another form at any time.
+
+    turn: held while a snapshot is made or `sandboxes` is asked, never both.
+    """
+
+    turn: asyncio.Lock
+
+    async def client(self) -> KuasarClient:
+        """One that speaks what the sandboxer there now speaks. Raises: why there is none."""
+
+    async def require_settled(self) -> None:
+        """Raises: TransientError PROVIDER_UNREACHABLE while it may still recover its sandboxes."""
