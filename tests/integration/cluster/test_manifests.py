@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import uuid
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from controlplane.api import names
 from controlplane.api.crds import DIRECTORY
 from tests.kube.api import Api, Object
+from tests.kube.assets import Assets
 from tests.kube.cluster import Cluster
 from tests.kube.manifests import load
 
@@ -135,6 +137,9 @@ def test_the_roles_allow_what_is_needed_and_refuse_the_rest(installed: Cluster) 
         (AGENT, "patch", runtime, "sandboxsnapshottasks/status", {}),
         (AGENT, "get", runtime, "sandboxsnapshots", {}),
         (AGENT, "patch", "", "nodes", {}),
+        (AGENT, "patch", "", "nodes/status", {}),
+        (AGENT, "watch", "", "pods", {}),
+        (AGENT, "patch", "", "pods", {}),
         (AGENT, "update", "coordination.k8s.io", "leases", here),
     ]
     denied: list[tuple[str, str, str, str, dict[str, str]]] = [
@@ -147,6 +152,8 @@ def test_the_roles_allow_what_is_needed_and_refuse_the_rest(installed: Cluster) 
         (AGENT, "create", runtime, "sandboxsnapshottasks", {}),
         (AGENT, "create", "", "nodes", {}),
         (AGENT, "delete", "", "pods", {}),
+        (AGENT, "patch", "", "pods/status", {}),
+        (AGENT, "patch", "agents.x-k8s.io", "sandboxes", {}),
         (AGENT, "get", "", "secrets", here),
         (AGENT, "update", "coordination.k8s.io", "leases", {"namespace": "kube-node-lease"}),
     ]
@@ -173,6 +180,61 @@ def test_an_agent_changes_nothing_else_of_a_node(installed: Cluster) -> None:
     assert "no annotations" in refused(annotate, installed, node, "1", who(node))
     taint = ("taint", "node", node, "a=b:NoSchedule")
     assert "nothing but labels" in refused(installed.kubectl, *taint, *who(node))
+
+
+def set_condition(cluster: Cluster, node: str, kind: str, who: list[str]) -> str:
+    status = {"conditions": [{"type": kind, "status": "True", "reason": "Fine"}]}
+    patch = json.dumps({"status": status})
+    argv = ("patch", "node", node, "--subresource=status", "--type=strategic", "-p", patch)
+    return cluster.kubectl(*argv, *who)
+
+
+def test_an_agent_tells_of_its_sandboxer_and_nothing_else_of_a_nodes_status(
+    installed: Cluster,
+) -> None:
+    node, who = make_node(installed.api), as_agent
+    label(installed, node, "snapstart.agentcube.volcano.sh/kuasar=absent", who(node))
+    set_condition(installed, node, "SnapStartSandboxer", who(node))
+    foreign = (set_condition, installed, node)
+    assert "its own Node alone" in refused(*foreign, "SnapStartSandboxer", who("other"))
+    assert "one condition" in refused(*foreign, "Ready", who(node))
+    room = ("patch", "node", node, "--subresource=status", "--type=merge")
+    more = (*room, "-p", '{"status":{"capacity":{"cpu":"64"}}}')
+    assert "one condition" in refused(installed.kubectl, *more, *who(node))
+
+
+def test_an_agent_that_may_replace_pods_notes_it_on_their_sandbox_alone(
+    installed: Cluster, kube_assets: Assets
+) -> None:
+    installed.install_crds([kube_assets.sandbox("v1beta1").crds])
+    role = "--clusterrole=snapstart-agentd-replacing"
+    name = f"r-{uuid.uuid4().hex[:8]}"
+    account = f"--serviceaccount={NAMESPACE}:snapstart-agentd"
+    installed.kubectl("create", "clusterrolebinding", name, role, account)
+    try:
+        sandbox = make_sandbox(installed)
+        key = "snapstart.agentcube.volcano.sh/replaced-pod"
+        change = ("annotate", "--overwrite", "sandbox", sandbox)
+        installed.kubectl(*change, f"{key}=u1", *as_agent("node-a"))
+        assert "nothing else of it" in refused(installed.kubectl, *change, "x=2", *as_agent("n"))
+        assert "nothing else of it" in refused(installed.kubectl, *change, "y-", *as_agent("n"))
+        suspend = ("patch", "sandbox", sandbox, "--type=merge", "-p", '{"spec":{"podTemplate":'
+                   '{"spec":{"containers":[{"name":"c","image":"i:2"}]}}}}')  # fmt: skip
+        assert "nothing else of it" in refused(installed.kubectl, *suspend, *as_agent("n"))
+    finally:
+        installed.kubectl("delete", "clusterrolebinding", name)
+
+
+def make_sandbox(cluster: Cluster) -> str:
+    name = f"s-{uuid.uuid4().hex[:8]}"
+    body = {
+        "apiVersion": "agents.x-k8s.io/v1beta1",
+        "kind": "Sandbox",
+        "metadata": {"name": name, "namespace": "default", "annotations": {"y": "1"}},
+        "spec": {"podTemplate": {"spec": {"containers": [{"name": "c", "image": "i:1"}]}}},
+    }
+    cluster.apply([body])
+    return name
 
 
 def test_a_virtual_node_is_its_agents_own(installed: Cluster, tmp_path: Path) -> None:
