@@ -29,6 +29,7 @@ from agentd.sdnotify import Notifier
 from agentd.settings import Settings, describe
 from agentd.store.copier import Copier
 from agentd.store.templates import TemplateStore
+from agentd.vmm.absent import AbsentVmm
 from agentd.vmm.vmm import Vmm
 from agentd.wire.manifest import Machine
 
@@ -225,6 +226,20 @@ def _cannot_listen(path: Path, why: str) -> ConfigError:
     )
 
 
+def make_vmm(settings: Settings, installation_id: str) -> Vmm:
+    """The monitor of this machine; without QEMU none, if a sandboxer runs its Pods.
+
+    Raises: ConfigError.
+    """
+    try:
+        return make_qemu(settings, installation_id)
+    except ConfigError as exc:
+        if not settings.kuasar.enabled or exc.code is not ErrorCode.QEMU_MISSING:
+            raise
+        structlog.get_logger().info("daemon.without.monitor", reason=exc.message)
+        return AbsentVmm(exc)
+
+
 def make_qemu(settings: Settings, installation_id: str) -> Vmm:
     """The QEMU of this node. Raises: ConfigError."""
     from agentd.vmm.choose import open_qemu
@@ -247,6 +262,6 @@ def run(settings: Settings, environ: Mapping[str, str]) -> None:
     from agentd import native
 
     async def main() -> None:
-        await serve(Parts(settings, environ, make_qemu, native.copy_memory))
+        await serve(Parts(settings, environ, make_vmm, native.copy_memory))
 
     uvloop.run(main())

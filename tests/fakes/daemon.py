@@ -168,4 +168,4 @@ class _Ready:
 
 
 def _toml(value: Any) -> str:
-    return str(value) if isinstance(value, int | float) else f'"{value}"'
+    return str(value).lower() if isinstance(value, int | float) else f'"{value}"'
