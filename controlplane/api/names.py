@@ -54,11 +54,30 @@ VIRTUAL_NODE: Final = PREFIX + "virtual-node"
 # The RuntimeClass that steers Pods to virtual Nodes.
 RUNTIME_CLASS: Final = "snapstart"
 
-# What a provider's runtime restores by. Nobody but SnapStart may put them on a session.
-PROVIDER_RESTORE_PREFIXES: Final = (
+# Kuasar's, by which its sandboxer restores a Pod, and tells its guest whose it is.
+KUASAR_TEMPLATE_KEY: Final = "kuasar.io/template-key"
+KUASAR_TASK_ID: Final = "kuasar.io/task-id"
+KUASAR_TASK_CONTEXT: Final = "kuasar.io/task-context"
+# Without this, as "1", on a Pod no snapshot of it is taken.
+KUASAR_READY_VERSION: Final = "kuasar.io/warm-fork-ready-protocol-version"
+# Where a guest waits for its session, in which containers: on builds and on sessions.
+KUASAR_READY_SOCKET: Final = "kuasar.io/warm-fork-readiness-socket"
+KUASAR_READY_CONTAINERS: Final = "kuasar.io/warm-fork-containers"
+
+# A Pod that carries one of these is restored from what it names, a build too.
+PROVIDER_SELECTORS: Final = (
     "kuasar.io/snapshot-type",
-    "kuasar.io/template-key",
+    KUASAR_TEMPLATE_KEY,
+    "kuasar.io/template-id",
+    "kuasar.io/pod-uid",
+    "kuasar.io/workload-generation",
+)
+# What a provider's runtime restores by. Nobody but SnapStart may put them on a session. What ends
+# in "-" or "/" stands for all that begin with it.
+PROVIDER_RESTORE_PREFIXES: Final = (
+    *PROVIDER_SELECTORS,
     "kuasar.io/task-",
+    "kuasar.io/container/",
     "kuasar.io/warm-fork-",
 )
 

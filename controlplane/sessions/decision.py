@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from controlplane.api import names
 
 
 class StartReason(enum.StrEnum):
@@ -23,11 +26,22 @@ class StartReason(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Decision:
-    """key: what the session restores from, None = it starts cold. snapshot: which one decided."""
+    """key: what the session restores from, None = it starts cold. snapshot: which one decided.
+
+    provider_annotations: what the provider's runtime has to be told beside the key.
+    """
 
     key: str | None
     reason: StartReason
     snapshot: str = ""
+    provider_annotations: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def annotations(self) -> dict[str, str]:
+        """All that the session's pod template has to say, the key included."""
+        if self.key is None:
+            return {}
+        return {names.SNAPSHOT_KEY: self.key, **self.provider_annotations}
 
 
 def cold(reason: StartReason, snapshot: str = "") -> Decision:

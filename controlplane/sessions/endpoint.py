@@ -16,7 +16,7 @@ from controlplane.sessions.authors import TokenReviewer
 from controlplane.sessions.decision import StartReason, cold
 from controlplane.sessions.metrics import SessionMetrics
 from controlplane.sessions.mutate import ANSWER_S, FindIntent
-from controlplane.sessions.session import SessionStart
+from controlplane.sessions.session import SessionStart, session_id_of
 
 _REVIEW_S = 5.0
 _log = structlog.get_logger(__name__)
@@ -25,19 +25,27 @@ _log = structlog.get_logger(__name__)
 class IntentRequest(
     msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True
 ):
-    """What a session is about to run; template: a SandboxTemplate's name."""
+    """What a session is about to run; template: a SandboxTemplate's name.
+
+    sandbox_name: what the session's Sandbox will be called, empty if that is not known yet.
+    """
 
     namespace: str
     template: str
     pod_template: PodTemplate
+    sandbox_name: str = ""
     volume_claim_templates: tuple[JsonObject, ...] | None = None
 
 
 class IntentAnswer(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """snapshot_key: for the annotation of the session's pod template; null: start cold."""
+    """annotations: all that the session's pod template has to say; empty: start cold.
+
+    snapshot_key: the one among them that every provider has; null: start cold.
+    """
 
     snapshot_key: str | None
     reason: StartReason
+    annotations: dict[str, str]
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,7 +103,9 @@ class IntentEndpoint:
         except TimeoutError:
             _log.warning("intent.late", namespace=request.namespace)
         self._metrics.decided(decision, perf_counter() - begun)
-        found = IntentAnswer(snapshot_key=decision.key, reason=decision.reason)
+        found = IntentAnswer(
+            snapshot_key=decision.key, reason=decision.reason, annotations=decision.annotations
+        )
         return 200, msgspec.json.encode(found)
 
 
@@ -108,4 +118,5 @@ def _session(request: IntentRequest) -> SessionStart:
     spec = SandboxSpec(
         pod_template=request.pod_template, volume_claim_templates=request.volume_claim_templates
     )
-    return SessionStart(request.namespace, request.template, spec)
+    session_id = session_id_of(request.pod_template)
+    return SessionStart(request.namespace, request.template, spec, request.sandbox_name, session_id)

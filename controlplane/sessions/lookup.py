@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from controlplane.api.core import SandboxTemplate
+from controlplane.api.kuasar import SessionIdentity, session_annotations
 from controlplane.api.types import SandboxSnapshot, SnapshotClass, SnapshotMode
 from controlplane.errors import ControlPlaneError, CorruptError, RejectedError
 from controlplane.sessions.choose import choose_key
@@ -91,7 +92,18 @@ async def _try(
     manifest = stored.manifest if stored else None
     has_set = manifest is not None and manifest.active is not None
     session_hash = _hash(session, template, snapshot_class) if has_set else ""
-    return choose_key(snapshot, manifest, snapshot_class, session_hash)
+    decision = choose_key(snapshot, manifest, snapshot_class, session_hash)
+    return _with_annotations(decision, snapshot_class, session)
+
+
+def _with_annotations(
+    decision: Decision, snapshot_class: SnapshotClass, session: SessionStart
+) -> Decision:
+    if decision.key is None:
+        return decision
+    identity = SessionIdentity(session.namespace, session.name, session.session_id)
+    told = session_annotations(snapshot_class, decision.key, identity)
+    return replace(decision, provider_annotations=told)
 
 
 def _hash(session: SessionStart, template: SandboxTemplate, snapshot_class: SnapshotClass) -> str:

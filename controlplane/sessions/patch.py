@@ -8,7 +8,7 @@ from controlplane.api import names
 from controlplane.api.meta import JsonObject
 from controlplane.sessions.decision import Decision, StartReason
 from controlplane.sessions.review import PatchStep
-from controlplane.sessions.session import is_restore_annotation
+from controlplane.sessions.session import is_restore_annotation, is_selector
 
 _POD_METADATA = ("spec", "podTemplate", "metadata")
 _OBJECT_METADATA = ("metadata",)
@@ -19,18 +19,17 @@ def plan_session_patch(body: JsonObject, decision: Decision) -> tuple[PatchStep,
 
     Args: body: the Sandbox as sent. The result holds nothing that changes nothing.
     """
-    wanted = {names.SNAPSHOT_KEY: decision.key} if decision.key else {}
     reason = None if decision.reason is StartReason.NO_SNAPSHOT else decision.reason.value
     told = {names.COLD_START_REASON: reason} if reason and not decision.key else {}
     return (
-        *_plan_annotations(body, _POD_METADATA, wanted, is_restore_annotation),
+        *_plan_annotations(body, _POD_METADATA, decision.annotations, is_restore_annotation),
         *_plan_annotations(body, _OBJECT_METADATA, told, names.COLD_START_REASON.__eq__),
     )
 
 
 def plan_build_patch(body: JsonObject, *, is_trusted: bool) -> tuple[PatchStep, ...]:
     """A build never restores; only the snapshot controller may mark one for a provider."""
-    is_foreign = names.SNAPSHOT_KEY.__eq__ if is_trusted else is_restore_annotation
+    is_foreign = is_selector if is_trusted else is_restore_annotation
     return _plan_annotations(body, _POD_METADATA, {}, is_foreign)
 
 

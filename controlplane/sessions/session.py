@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import msgspec
 
 from controlplane.api import names
 from controlplane.api.builds import is_marked_build
-from controlplane.api.core import Sandbox, SandboxSpec
+from controlplane.api.core import PodTemplate, Sandbox, SandboxSpec
+
+_PREFIXES: Final = tuple(one for one in names.PROVIDER_RESTORE_PREFIXES if one.endswith(("-", "/")))
+_WHOLE: Final = frozenset((names.SNAPSHOT_KEY, *names.PROVIDER_RESTORE_PREFIXES))
+_SELECTORS: Final = frozenset((names.SNAPSHOT_KEY, *names.PROVIDER_SELECTORS))
 
 
 @dataclass(frozen=True)
 class SessionStart:
-    """What a session is about to run. template: a SandboxTemplate's name, empty if unknown."""
+    """What a session is about to run. template: a SandboxTemplate's name, empty if unknown.
+
+    name: the Sandbox's, which its Pod takes over. session_id: AgentCube's. Both are empty where
+    nobody knows them yet, as for what a pool makes ahead of its sessions.
+    """
 
     namespace: str
     template: str
     spec: SandboxSpec
+    name: str = ""
+    session_id: str = ""
 
 
 def session_of(sandbox: Sandbox, namespace: str) -> SessionStart:
     """What this Sandbox asks for. namespace: where it is created, which it may not say itself."""
-    return SessionStart(namespace, template_name(sandbox), sandbox.spec)
+    meta = sandbox.metadata
+    session_id = meta.label(names.SESSION_ID) or session_id_of(sandbox.spec.pod_template)
+    return SessionStart(namespace, template_name(sandbox), sandbox.spec, meta.name, session_id)
 
 
 def without_restore_annotations(spec: SandboxSpec) -> SandboxSpec:
@@ -40,7 +53,17 @@ def without_restore_annotations(spec: SandboxSpec) -> SandboxSpec:
 
 def is_restore_annotation(key: str) -> bool:
     """A runtime would restore by it."""
-    return key == names.SNAPSHOT_KEY or key.startswith(names.PROVIDER_RESTORE_PREFIXES)
+    return key in _WHOLE or key.startswith(_PREFIXES)
+
+
+def is_selector(key: str) -> bool:
+    """By itself it makes a Pod a restore, which a build never is."""
+    return key in _SELECTORS
+
+
+def session_id_of(pod_template: PodTemplate) -> str:
+    """AgentCube's session, which it notes on its Pods; empty if there is none."""
+    return (pod_template.metadata.labels or {}).get(names.SESSION_ID, "")
 
 
 def template_name(sandbox: Sandbox) -> str:

@@ -9,6 +9,7 @@ import msgspec
 import structlog
 
 from controlplane.api import names
+from controlplane.api.kuasar import validate_kuasar_class
 from controlplane.api.types import SandboxSnapshot, SandboxSnapshotTask, SnapshotClass
 from controlplane.api.validation import (
     Problem,
@@ -82,7 +83,8 @@ class ObjectValidator:
         snapshot_class = msgspec.convert(request.object, SnapshotClass)
         users = self._index.snapshots_of_class(snapshot_class.metadata.name)
         live = {one.spec.snapshot_mode for one in users if not one.metadata.is_terminating}
-        return validate_class(snapshot_class, _old(request, SnapshotClass), live)
+        problems = validate_class(snapshot_class, _old(request, SnapshotClass), live)
+        return problems + validate_kuasar_class(snapshot_class)
 
     def _judge_task(self, request: AdmissionRequest) -> list[Problem]:
         problems: list[Problem] = []

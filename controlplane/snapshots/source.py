@@ -9,6 +9,7 @@ from typing import Final, Protocol
 
 from controlplane.api.core import Node, SandboxTemplate
 from controlplane.api.durations import NS_PER_S, parse_duration_ns
+from controlplane.api.kuasar import validate_kuasar_class
 from controlplane.api.types import SandboxSnapshot, SnapshotClass, SnapshotMode
 from controlplane.api.validation import describe_problems, validate_class, validate_snapshot
 from controlplane.errors import RejectedError
@@ -130,6 +131,7 @@ def _check_spec(seen: Observed) -> Problem | None:
     found = validate_snapshot(seen.snapshot, seen.snapshot_class)
     if seen.snapshot_class is not None:
         found += validate_class(seen.snapshot_class)
+        found += validate_kuasar_class(seen.snapshot_class)
     if found:
         reason, message = found[0].kind.value, describe_problems(found)
         return Problem(reason, message, seen.policy.recheck_problem_s)

@@ -210,7 +210,7 @@ def content_of(pod: Pod) -> Content:
     marks = {
         key: value
         for key, value in (pod.metadata.annotations or {}).items()
-        if key.startswith("provider.example/")
+        if key.startswith(("provider.example/", names.KUASAR_READY_VERSION))
     }
     return content_of_spec(pod.spec, marks)
 

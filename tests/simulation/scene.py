@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 OWN: Final = "snapstart.qemu.org"  # only the agent restores it
 FOREIGN: Final = "snapstart.kuasar.io"  # its sandboxer restores by itself
 CLASSES: Final = {"own": OWN, "foreign": FOREIGN}
+MARKS: Final = {"foreign": {names.KUASAR_READY_VERSION: "1"}}  # else its builds are refused
 NAMESPACES: Final = ("team-a", "team-b")
 TEMPLATE: Final = "python"
 RUNTIME_CLASS: Final = "vm"
@@ -79,7 +80,10 @@ class Scene:
         spec: JsonObject = {
             "providerName": CLASSES[name],
             "supportedSnapshotModes": ["Fork"],
-            "buildPodAnnotations": {"provider.example/mode": f"m{self._random.randint(1, 2)}"},
+            "buildPodAnnotations": {
+                "provider.example/mode": f"m{self._random.randint(1, 2)}",
+                **MARKS.get(name, {}),
+            },
         }
         if self._random.random() < 0.2:
             spec["nodeSelector"] = {"zone": self._random.choice("xy")}

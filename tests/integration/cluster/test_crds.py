@@ -84,7 +84,7 @@ ACCEPTED: dict[str, tuple[str, dict[str, Any]]] = {
             "providerName": "a" * 45,
             "supportedSnapshotModes": ["Fork", "Resume"],
             "nodeSelector": {"topology.kubernetes.io/zone": "a", "empty": ""},
-            "buildPodAnnotations": {"kuasar.io/snapshot-type": "template"},
+            "buildPodAnnotations": {"kuasar.io/warm-fork-ready-protocol-version": "1"},
         },
     ),
     "plain snapshot": (SNAPSHOT, {}),

@@ -12,6 +12,7 @@ import yaml  # type: ignore[import-untyped]
 
 from agentd.settings import load_settings
 from controlplane.api import names
+from controlplane.api.kuasar import validate_kuasar_class
 from controlplane.api.types import SandboxSnapshot, SnapshotClass
 from controlplane.api.validation import validate_class, validate_snapshot
 from controlplane.runtimes.public_key import SECRET
@@ -97,9 +98,11 @@ AGENT = {
     (SANDBOXES, "sandboxes", "", "get"),
     ("", "namespaces", "kube-system", "get"),
     ("", "nodes", "", "get patch"),
-    ("", "pods", "", "get"),
+    ("", "nodes/status", "", "get patch"),
+    ("", "pods", "", "get list patch watch"),
     ("", "events", "", "create patch"),
 }
+AGENT_REPLACING = {("", "pods", "", "delete"), (SANDBOXES, "sandboxes", "", "patch")}
 VIRTUAL_NODE = {
     ("", "nodes", "", "create get list patch update watch"),
     ("", "nodes/status", "", "patch update"),
@@ -116,6 +119,7 @@ VIRTUAL_NODE = {
         ("ClusterRole", "snapstart-controlplane", None, CONTROL_PLANE),
         ("Role", "snapstart-controlplane", NAMESPACE, CONTROL_PLANE_HERE),
         ("ClusterRole", "snapstart-agentd", None, AGENT),
+        ("ClusterRole", "snapstart-agentd-replacing", None, AGENT_REPLACING),
         ("ClusterRole", "snapstart-virtual-node", None, VIRTUAL_NODE),
         (
             "Role",
@@ -140,7 +144,7 @@ def test_a_role_grants_what_is_listed_and_nothing_else(
 
 def test_no_role_reads_secrets_of_the_whole_cluster_or_holds_a_wildcard() -> None:
     roles = [item for item in OBJECTS if item["kind"] in ("Role", "ClusterRole")]
-    assert len(roles) == 6
+    assert len(roles) == 7
     for role in roles:
         assert "*" not in msgspec.json.encode(role["rules"]).decode()
         secrets = [rule for rule in role["rules"] if "secrets" in rule["resources"]]
@@ -164,7 +168,8 @@ def test_every_binding_names_a_role_and_a_subject_that_are_here() -> None:
         for item in OBJECTS
         if item["kind"] in ("Role", "ClusterRole")
     }
-    assert bound == roles
+    # Replacing Pods is a right that an administrator gives by binding it.
+    assert bound == roles - {("ClusterRole", "snapstart-agentd-replacing")}
 
 
 def test_the_kustomization_lists_every_file() -> None:
@@ -292,6 +297,7 @@ def test_the_examples_are_valid() -> None:
     by_name = {one.metadata.name: one for one in classes}
     for one in classes:
         assert validate_class(one) == []
+        assert validate_kuasar_class(one) == []
     for snapshot in snapshots:
         wanted = by_name[snapshot.spec.snapshot_class_name]
         assert validate_snapshot(snapshot, wanted) == []

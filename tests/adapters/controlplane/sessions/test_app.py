@@ -204,7 +204,11 @@ async def test_a_workload_manager_asks_over_http() -> None:
             async with client.post(INTENT_PATH, json=body, headers=headers) as response:
                 answer = await response.json()
                 assert response.status == status, answer
-    assert answer == {"snapshotKey": "key-1", "reason": "restored_intent"}
+    assert answer == {
+        "snapshotKey": "key-1",
+        "reason": "restored_intent",
+        "annotations": {names.SNAPSHOT_KEY: "key-1"},
+    }
     assert service.store.memory.reads == 1, "who may not ask reads no store"
 
 

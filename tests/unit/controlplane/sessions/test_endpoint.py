@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
+from controlplane.api import names
 from controlplane.errors import UnavailableError
 from controlplane.sessions.authors import TokenReviewer
 from controlplane.sessions.decision import Decision, StartReason, cold
@@ -51,15 +52,42 @@ async def test_a_restore_names_the_key() -> None:
     endpoint = Endpoint(Decision("key-1", StartReason.RESTORED_INTENT))
     assert await endpoint.send(REQUEST) == (
         200,
-        {"snapshotKey": "key-1", "reason": "restored_intent"},
+        {
+            "snapshotKey": "key-1",
+            "reason": "restored_intent",
+            "annotations": {names.SNAPSHOT_KEY: "key-1"},
+        },
     )
     assert endpoint.asked[0].template == TEMPLATE
     assert endpoint.asked[0].spec.pod_template.spec == POD_SPEC
 
 
+async def test_a_restore_names_what_the_provider_has_to_be_told() -> None:
+    told = {"kuasar.io/template-key": "key-1"}
+    endpoint = Endpoint(Decision("key-1", StartReason.RESTORED_INTENT, "s", told))
+    _, answer = await endpoint.send(REQUEST)
+    assert answer["annotations"] == {names.SNAPSHOT_KEY: "key-1", **told}
+
+
+async def test_whose_session_it_is_comes_with_the_request() -> None:
+    pod = {"spec": POD_SPEC, "metadata": {"labels": {names.SESSION_ID: "5f0c"}}}
+    endpoint = Endpoint(cold(StartReason.NO_SNAPSHOT))
+    await endpoint.send({**REQUEST, "podTemplate": pod, "sandboxName": "python-1"})
+    await endpoint.send(REQUEST)
+    assert [(one.name, one.session_id) for one in endpoint.asked] == [
+        ("python-1", "5f0c"),
+        ("", ""),
+    ]
+
+
 async def test_a_cold_start_is_an_answer_too() -> None:
     endpoint = Endpoint(cold(StartReason.HASH_MISMATCH))
-    assert await endpoint.send(REQUEST) == (200, {"snapshotKey": None, "reason": "hash_mismatch"})
+    expected: dict[str, Any] = {
+        "snapshotKey": None,
+        "reason": "hash_mismatch",
+        "annotations": {},
+    }
+    assert await endpoint.send(REQUEST) == (200, expected)
 
 
 @pytest.mark.parametrize(

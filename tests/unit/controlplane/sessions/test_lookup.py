@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from controlplane.api import names
-from controlplane.api.core import Sandbox
+from controlplane.api.core import PodTemplateMetadata, Sandbox
 from controlplane.api.meta import JsonObject
 from controlplane.api.types import SandboxSnapshot
 from controlplane.sessions.decision import Decision, StartReason
@@ -22,9 +22,12 @@ from tests.fakes.session_world import (
     NAMESPACE,
     POD_SPEC,
     TEMPLATE,
+    make_class,
+    make_hash,
     make_index,
     make_manifest,
     make_snapshot,
+    make_template,
     owner_key,
     sandbox_body,
 )
@@ -58,6 +61,65 @@ async def test_the_newest_ready_snapshot_wins_with_one_read() -> None:
     world = World(make_snapshot("old", age_s=90), make_snapshot("new", age_s=10))
     assert await world.find() == Decision("key-new", StartReason.RESTORED_INTENT, "new")
     assert world.store.memory.reads == 1
+
+
+def make_kuasar_world(**build: str) -> World:
+    """The same with a class of Kuasar's."""
+    world = World(make_snapshot())
+    spec = make_class().spec
+    spec = msgspec.structs.replace(
+        spec, build_pod_annotations={names.KUASAR_READY_VERSION: "1", **build}
+    )
+    kuasar = msgspec.structs.replace(make_class(), spec=spec)
+    world.index.put_class(kuasar)
+    manifest = make_manifest(make_snapshot(), digest=make_hash(snapshot_class=kuasar))
+    world.store.memory.texts.clear()
+    world.store.memory.put(owner_key(make_snapshot()), manifest, None)
+    return world
+
+
+async def test_a_session_of_kuasar_is_told_what_its_sandboxer_restores_by() -> None:
+    decision = await make_kuasar_world().find()
+    assert decision.key == "key-1"
+    assert decision.annotations.keys() == {
+        names.SNAPSHOT_KEY,
+        "kuasar.io/template-key",
+        "kuasar.io/task-id",
+        "kuasar.io/task-context",
+    }
+    assert decision.annotations["kuasar.io/template-key"] == "key-1"
+    assert decision.annotations["kuasar.io/task-id"] == "session-1"
+
+
+async def test_a_session_of_kuasar_whose_class_has_changed_starts_cold_without_a_word() -> None:
+    world = make_kuasar_world()
+    changed = make_kuasar_world(**{"kuasar.io/warm-fork-containers": "code"})
+    world.index = changed.index
+    decision = await world.find()
+    assert decision.reason is StartReason.HASH_MISMATCH
+    assert decision.annotations == {}
+
+
+async def test_a_session_of_another_provider_is_told_the_key_alone() -> None:
+    decision = await World(make_snapshot()).find()
+    assert decision.annotations == {names.SNAPSHOT_KEY: "key-python-ready"}
+
+
+async def test_a_template_with_an_annotation_much_like_a_selector_restores() -> None:
+    world = World(make_snapshot())
+    annotations = {"kuasar.io/template-keyring": "mine"}
+    template = make_template()
+    pod = msgspec.structs.replace(
+        template.spec.pod_template, metadata=PodTemplateMetadata(annotations=annotations)
+    )
+    template = msgspec.structs.replace(
+        template, spec=msgspec.structs.replace(template.spec, pod_template=pod)
+    )
+    world.index.put_template(template)
+    manifest = make_manifest(make_snapshot(), digest=make_hash(template))
+    world.store.memory.texts.clear()
+    world.store.memory.put(owner_key(make_snapshot()), manifest, None)
+    assert (await world.find(sandbox_body(pod_annotations=annotations))).key == "key-1"
 
 
 async def test_no_snapshot_reads_no_store() -> None:

@@ -109,6 +109,33 @@ async def test_a_new_session_gets_its_intent() -> None:
     )
 
 
+async def test_a_new_session_gets_what_its_provider_has_to_be_told() -> None:
+    told = {"kuasar.io/template-key": "key-1", "kuasar.io/task-id": "5f0c"}
+    webhook = Webhook(Decision("key-1", StartReason.RESTORED_INTENT, "python-ready", told))
+    stored = await webhook.send(sandbox_body(pod_annotations=dict(FORGED)))
+    assert pod_annotations(stored) == {names.SNAPSHOT_KEY: "key-1", **told}
+
+
+@pytest.mark.parametrize(
+    ("meta", "pod_labels", "expected"),
+    [
+        ({"labels": {names.SESSION_ID: "5f0c"}}, {}, ("session-1", "5f0c")),
+        ({}, {names.SESSION_ID: "5f0c"}, ("session-1", "5f0c")),
+        ({}, {}, ("session-1", "")),
+        ({"name": "", "generateName": "pool-"}, {}, ("", "")),
+    ],
+    ids=["labelled", "pod-labelled", "named", "not-named-yet"],
+)
+async def test_a_lookup_learns_whose_session_it_is(
+    meta: JsonObject, pod_labels: dict[str, str], expected: tuple[str, str]
+) -> None:
+    webhook = Webhook()
+    body = sandbox_body(**meta)
+    body["spec"]["podTemplate"]["metadata"] = {"labels": pod_labels}
+    await webhook.send(body)
+    assert [(one.name, one.session_id) for one in webhook.finder.asked] == [expected]
+
+
 async def test_a_forged_intent_has_no_effect_on_either_path() -> None:
     for decision in (RESTORE, cold(StartReason.NO_SNAPSHOT), cold(StartReason.STORE_ERROR)):
         stored = await Webhook(decision).send(sandbox_body(pod_annotations=dict(FORGED)))
@@ -207,8 +234,9 @@ def build(**parts: Any) -> JsonObject:
 
 async def test_a_build_is_never_given_an_intent() -> None:
     webhook = Webhook()
-    marks = {"kuasar.io/snapshot-type": "template"}
-    body = build(pod_annotations={**marks, names.SNAPSHOT_KEY: "stolen"})
+    marks = {"kuasar.io/warm-fork-ready-protocol-version": "1"}
+    selectors = {names.SNAPSHOT_KEY: "stolen", "kuasar.io/snapshot-type": "warm-fork"}
+    body = build(pod_annotations={**marks, **selectors})
     stored = await webhook.send(body, userInfo={"username": CONTROLLER})
     assert pod_annotations(stored) == marks
     assert webhook.finder.asked == []

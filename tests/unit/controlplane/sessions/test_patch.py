@@ -23,9 +23,20 @@ FORGED = {
     names.SNAPSHOT_KEY: "stolen",
     "kuasar.io/snapshot-type": "warm-fork",
     "kuasar.io/template-key": "stolen",
+    "kuasar.io/template-id": "0123456789abcdef",
+    "kuasar.io/pod-uid": "somebody-elses",
+    "kuasar.io/workload-generation": "1",
     "kuasar.io/task-env/HOME": "/root",
+    "kuasar.io/container/code/task-context": "{}",
+    "kuasar.io/warm-fork-containers": "code",
     "example.org/kept": "yes",
 }
+KUASAR = Decision(
+    "key-1",
+    StartReason.RESTORED_INTENT,
+    "python-ready",
+    {"kuasar.io/template-key": "key-1", "kuasar.io/task-id": "5f0c"},
+)
 
 
 def patched(body: JsonObject, steps: tuple[PatchStep, ...]) -> Any:
@@ -62,6 +73,30 @@ def test_a_forged_intent_is_replaced_on_the_restore_path() -> None:
     assert pod_annotations(after) == {names.SNAPSHOT_KEY: "key-1", "example.org/kept": "yes"}
 
 
+def test_what_a_provider_has_to_be_told_replaces_what_was_forged() -> None:
+    body = sandbox_body(pod_annotations=dict(FORGED))
+    after = patched(body, plan_session_patch(body, KUASAR))
+    assert pod_annotations(after) == {
+        names.SNAPSHOT_KEY: "key-1",
+        "kuasar.io/template-key": "key-1",
+        "kuasar.io/task-id": "5f0c",
+        "example.org/kept": "yes",
+    }
+    assert plan_session_patch(after, KUASAR) == ()
+
+
+def test_what_a_provider_was_told_goes_when_the_session_starts_cold_after_all() -> None:
+    body = sandbox_body(pod_annotations=dict(KUASAR.annotations))
+    after = patched(body, plan_session_patch(body, cold(StartReason.NOT_READY)))
+    assert pod_annotations(after) == {}
+
+
+def test_a_name_that_only_begins_like_one_stays() -> None:
+    kept = {"kuasar.io/template-keyring": "mine"}
+    body = sandbox_body(pod_annotations=dict(kept))
+    assert plan_session_patch(body, cold(StartReason.NO_SNAPSHOT)) == ()
+
+
 @pytest.mark.parametrize("reason", [r for r in StartReason if r is not StartReason.RESTORED_INTENT])
 def test_a_forged_intent_is_removed_on_every_cold_path(reason: StartReason) -> None:
     body = sandbox_body(pod_annotations=dict(FORGED))
@@ -94,7 +129,12 @@ def test_an_intent_that_is_right_already_needs_no_patch() -> None:
 def test_a_build_loses_a_key_and_keeps_its_marks_if_the_controller_made_it() -> None:
     body = sandbox_body(pod_annotations=dict(FORGED))
     trusted = pod_annotations(patched(body, plan_build_patch(body, is_trusted=True)))
-    assert trusted.keys() == FORGED.keys() - {names.SNAPSHOT_KEY}
+    assert trusted.keys() == {
+        "kuasar.io/task-env/HOME",
+        "kuasar.io/container/code/task-context",
+        "kuasar.io/warm-fork-containers",
+        "example.org/kept",
+    }
     forged = pod_annotations(patched(body, plan_build_patch(body, is_trusted=False)))
     assert forged == {"example.org/kept": "yes"}
 
@@ -110,10 +150,11 @@ def test_an_update_keeps_what_the_object_said_before() -> None:
     }
 
 
-def test_an_update_cannot_take_the_intent_away() -> None:
-    old = sandbox_body(pod_annotations={names.SNAPSHOT_KEY: "key-1"})
+@pytest.mark.parametrize("decision", [RESTORE, KUASAR], ids=["key", "kuasar"])
+def test_an_update_cannot_take_the_intent_away(decision: Decision) -> None:
+    old = sandbox_body(pod_annotations=dict(decision.annotations))
     new = sandbox_body()
-    assert pod_annotations(patched(new, plan_keep_patch(new, old))) == {names.SNAPSHOT_KEY: "key-1"}
+    assert pod_annotations(patched(new, plan_keep_patch(new, old))) == decision.annotations
 
 
 def test_pointers_escape_tildes_before_slashes() -> None:

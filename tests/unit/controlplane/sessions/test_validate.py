@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 from typing import Any
 
@@ -95,6 +96,29 @@ def test_a_finalizer_comes_off_whatever_the_spec_says() -> None:
     assert judge("SandboxSnapshot", labelled, old=RESUME) == ""
 
 
+READY = "kuasar.io/warm-fork-ready-protocol-version"
+
+
+@pytest.mark.parametrize(
+    ("build", "refusal"),
+    [
+        ({READY: "1"}, ""),
+        ({}, f"spec.buildPodAnnotations[{READY}]"),
+        ({READY: "1", "kuasar.io/template-id": "x"}, "buildPodAnnotations[kuasar.io/template-id]"),
+    ],
+    ids=["good", "unmarked", "selector"],
+)
+@pytest.mark.parametrize("operation", ["CREATE", "UPDATE"])
+def test_a_class_that_kuasar_cannot_serve_is_refused(
+    operation: str, build: dict[str, str], refusal: str
+) -> None:
+    new = body_of(make_class(provider="snapstart.kuasar.io"))
+    old = copy.deepcopy(new) if operation == "UPDATE" else None
+    new["spec"]["buildPodAnnotations"] = build
+    found = judge("SnapshotClass", new, old=old)
+    assert (refusal in found) if refusal else not found
+
+
 def test_a_mode_in_use_cannot_be_dropped_from_its_class() -> None:
     old, new = body_of(make_class()), body_of(make_class())
     new["spec"]["supportedSnapshotModes"] = ["Resume"]
@@ -132,7 +156,17 @@ def test_a_task_cannot_be_changed_by_anyone() -> None:
 
 
 @pytest.mark.parametrize("kind", ["CodeInterpreter", "AgentRuntime"])
-@pytest.mark.parametrize("key", [names.SNAPSHOT_KEY, "kuasar.io/task-id", "kuasar.io/template-key"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        names.SNAPSHOT_KEY,
+        "kuasar.io/task-id",
+        "kuasar.io/template-key",
+        "kuasar.io/template-id",
+        "kuasar.io/pod-uid",
+        "kuasar.io/workload-generation",
+    ],
+)
 def test_a_runtime_may_not_choose_what_its_sessions_restore(kind: str, key: str) -> None:
     body = {"metadata": {"name": "r"}, "spec": {"template": {"annotations": {key: "x"}}}}
     assert f"spec.template.annotations[{key}]" in judge(kind, body)

@@ -54,7 +54,7 @@ METADATA = {
 def _build(policy: Policy | None = None, version: str = "v1beta1") -> tuple[JsonObject, Sandbox]:
     world = World(policy)
     world.add_node("node-a", **{"kubernetes.io/os": "linux"})
-    world.add_class(buildPodAnnotations={"kuasar.io/snapshot-type": "warm-fork"})
+    world.add_class(buildPodAnnotations={names.KUASAR_READY_VERSION: "1"})
     world.add_template(copy.deepcopy(SPEC))
     patch = {"spec": {"podTemplate": {"metadata": METADATA}}}
     from tests.fakes.snapshot_world import NAMESPACE, TEMPLATES
@@ -109,7 +109,7 @@ def test_a_templates_annotations_reach_a_build_only_if_they_are_allowed() -> Non
     """Defect 49."""
     _, sandbox = _build()
     found = sandbox.spec.pod_template.metadata.annotations or {}
-    assert found == {names.TEMPLATE_SANDBOX: "true", "kuasar.io/snapshot-type": "warm-fork"}
+    assert found == {names.TEMPLATE_SANDBOX: "true", names.KUASAR_READY_VERSION: "1"}
     _, sandbox = _build(Policy(build_annotation_prefixes=("prometheus.io/", "kuasar.io/", "agent")))
     found = sandbox.spec.pod_template.metadata.annotations or {}
     assert found["prometheus.io/scrape"] == "true"

@@ -107,7 +107,8 @@ def test_a_flap_with_the_taints_that_follow_it_changes_nothing() -> None:
 def test_a_silent_agent_matters_only_to_what_it_alone_restores() -> None:
     world = World()
     world.add_node("node-a", provider="snapstart.kuasar.io")
-    world.add_class(providerName="snapstart.kuasar.io")
+    marks = {names.KUASAR_READY_VERSION: "1"}
+    world.add_class(providerName="snapstart.kuasar.io", buildPodAnnotations=marks)
     world.add_template()
     world.add_snapshot()
     world.settle()

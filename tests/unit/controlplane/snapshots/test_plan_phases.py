@@ -358,3 +358,19 @@ def test_the_classes_provider_decides_which_nodes_matter() -> None:
     assert world.counts_of_nodes == (0, 1, 0, 0)
     assert world.artifact("node-a").provider_name == PROVIDER
     assert world.artifact("node-a").phase is ArtifactPhase.READY
+
+
+@pytest.mark.parametrize(
+    "build",
+    [{}, {names.KUASAR_READY_VERSION: "1", "kuasar.io/template-id": "x"}],
+    ids=["unmarked", "selector"],
+)
+def test_a_class_that_kuasar_cannot_serve_fails_its_snapshots(build: dict[str, str]) -> None:
+    world = World()
+    world.add_node("node-a", provider="snapstart.kuasar.io")
+    world.add_class(providerName="snapstart.kuasar.io", buildPodAnnotations=build)
+    world.add_template()
+    world.add_snapshot()
+    world.settle()
+    assert world.status.phase is SnapshotPhase.FAILED
+    assert "spec.buildPodAnnotations[kuasar.io/" in world.status.message
