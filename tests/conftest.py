@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,10 @@ from tests.kube.fixtures import (  # noqa: F401
     sandbox_cluster,
     valkey_server,
 )
+
+# A shell that runs us in the background has us ignore Ctrl-C, and so would all that we start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A shared machine stalls; what hypothesis would call slow says nothing of the code.
 settings.register_profile("shared", deadline=None)

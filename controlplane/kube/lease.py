@@ -209,8 +209,9 @@ class LeaderElection:
             return None
 
     async def _release(self) -> None:
+        """In the time that there is for stopping."""
         try:
-            async with asyncio.timeout(self._timing.retry_s):
+            async with asyncio.timeout(self._timing.duration_s - self._timing.deadline_s):
                 await self._holder.release()
         except (ControlPlaneError, TimeoutError) as exc:
             _log.debug("lease.release_failed", lease=self._name.name, error=str(exc))
