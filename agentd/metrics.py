@@ -41,6 +41,19 @@ class Metrics:
             "start",
             "reason",
         )
+        self._restores = self._counter(
+            "agentcube_snapstart_restore",
+            "Pods that a sandboxer was to restore, by what it did (restore, cold_start, unknown).",
+            *("result", "reason", "node", "runtime_kind"),
+        )
+        self._stuck = self._counter(
+            "snapstart_stuck_pods",
+            "Pods that wait, or may, for an injection after a silent cold start, by sign.",
+            "sign",
+        )
+        self._replaced = self._counter(
+            "snapstart_replaced_pods", "Pods deleted because they waited for an injection."
+        )
         self._stage = Histogram(
             "snapstart_start_stage_seconds",
             "Seconds from the request to the end of each stage of a start.",
@@ -60,6 +73,13 @@ class Metrics:
                 self._failed.labels(str(details["code"])).inc()
             case "pod.started":
                 self._pods.labels(str(details["start"]), str(details["reason"])).inc()
+            case "pod.restore":
+                labels = ("result", "reason", "node", "runtime_kind")
+                self._restores.labels(*(str(details[name]) for name in labels)).inc()
+            case "pod.stuck":
+                self._stuck.labels(str(details["sign"])).inc()
+            case "pod.replaced":
+                self._replaced.inc()
             case "template.ready":
                 self._built.labels("ready").inc()
             case "template.failed":

@@ -164,6 +164,8 @@ class Kuasar(_Group, frozen=True):
     # Its --admin-listen and --grpc-listen.
     admin_socket: Path = Path("/run/vmm-sandboxer-admin.sock")
     grpc_socket: Path = Path("/run/vmm-sandboxer-service.sock")
+    # Its --listen, where its container runtime finds it: served only once it has recovered.
+    listen_socket: Path = Path("/run/vmm-sandboxer.sock")
     # Of the container runtime: where it is asked which sandbox is a Pod's.
     cri_socket: Path = Path("/run/containerd/containerd.sock")
     # The sandboxer's own settings, read for warnings, never written.
@@ -174,6 +176,24 @@ class Kuasar(_Group, frozen=True):
     stuck_s: float = 60.0
     # Delete such a Pod once, so that it is made anew while its snapshot is there.
     replace_stuck: bool = False
+
+
+class Proxy(_Group, frozen=True):
+    """The admin proxy for control planes of the first form; off unless told otherwise.
+
+    It listens on $POD_IP alone. Its token is in $KUASAR_PROXY_TOKEN, unless a file is named.
+    """
+
+    # Let them make, list, delete templates of the Kuasar sandboxer over HTTP.
+    enabled: bool = False
+    port: int = 9090
+    # Read again for every call.
+    token_file: Path | None = None
+    # PEM; serve TLS, and read again when they change. None: plain HTTP.
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+    # PEM; callers need a certificate that one of these signed, too.
+    client_ca_file: Path | None = None
 
 
 class Stop(_Group, frozen=True):
@@ -211,6 +231,7 @@ class Settings(_Group, frozen=True):
     warm: Warm = Warm()
     node: Node = Node()
     kuasar: Kuasar = Kuasar()
+    proxy: Proxy = Proxy()
     stop: Stop = Stop()
     log: Log = Log()
 
@@ -262,6 +283,7 @@ def load_settings(
     completed = _with_default_paths(settings, environ, os.geteuid() if uid is None else uid)
     completed = _with_node_name(completed, environ)
     _check(completed, where)
+    _check_proxy(where, completed, environ)
     return completed
 
 
@@ -389,7 +411,7 @@ def _check_kuasar(where: str, settings: Settings) -> None:
             "kuasar.enabled with node.virtual: a virtual node's Pods are no sandboxer's",
             "set one of them",
         )
-    for name in ("admin_socket", "grpc_socket", "cri_socket"):
+    for name in ("admin_socket", "grpc_socket", "listen_socket", "cri_socket"):
         path: Path = getattr(settings.kuasar, name)
         if not path.is_absolute() or len(os.fsencode(path)) > _SOCKET_PATH_BYTES:
             raise _invalid(
@@ -397,6 +419,33 @@ def _check_kuasar(where: str, settings: Settings) -> None:
                 f"kuasar.{name} is {str(path)!r}",
                 f"give a full path of at most {_SOCKET_PATH_BYTES} bytes",
             )
+
+
+def _check_proxy(where: str, settings: Settings, environ: Mapping[str, str]) -> None:
+    """What can be told without looking at files; which addresses are refused is the proxy's."""
+    proxy = settings.proxy
+    if not proxy.enabled:
+        return
+    if not (settings.node.enabled and settings.kuasar.enabled):
+        raise _invalid(where, "proxy.enabled without what it serves", "enable node and kuasar")
+    if proxy.port > 65535:
+        raise _invalid(where, f"proxy.port is {proxy.port}", "give one of 1 to 65535")
+    if not environ.get("POD_IP"):
+        raise _invalid(where, "proxy.enabled without $POD_IP", "set it by the downward API")
+    if proxy.token_file is None and not environ.get("KUASAR_PROXY_TOKEN"):
+        raise _invalid(
+            where,
+            "proxy.enabled without a token, which would let anybody in",
+            "set $KUASAR_PROXY_TOKEN or proxy.token_file",
+        )
+    if (proxy.certificate_file is None) != (proxy.key_file is None):
+        raise _invalid(
+            where, "proxy.certificate_file and proxy.key_file need each other", "set both"
+        )
+    if proxy.client_ca_file is not None and proxy.certificate_file is None:
+        raise _invalid(
+            where, "proxy.client_ca_file without proxy.certificate_file", "set all three"
+        )
 
 
 def _check_mode(where: str, text: str) -> None:

@@ -9,9 +9,10 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import psutil
 
@@ -62,22 +63,15 @@ class Host:
             return ""
 
 
-def run_checks(host: Host) -> list[Check]:
-    """Every check, the basic ones first; none of them raises or changes anything."""
-    looks: tuple[Callable[[Host], Check], ...] = (
-        check_linux,
-        check_python,
-        check_qemu,
-        check_kvm,
-        check_memfd,
-        check_cgroup,
-        check_memory,
-        check_disk,
-        check_apt,
-        check_socket,
-        check_daemon,
-    )
-    return [look(host) for look in looks]
+Look = Callable[[Host], Check]
+
+
+def run_checks(host: Host, looks: Iterable[Look] | None = None) -> list[Check]:
+    """Every check of a machine that runs VMs of ours, the basic ones first, or those given.
+
+    None of them raises or changes anything.
+    """
+    return [look(host) for look in (MACHINE if looks is None else looks)]
 
 
 def check_linux(_host: Host) -> Check:
@@ -238,6 +232,23 @@ def check_daemon(host: Host) -> Check:
         f"{status.templates} templates, {status.sessions} sessions"
     )
     return Check("daemon", Level.OK, detail)
+
+
+MACHINE: Final[tuple[Look, ...]] = (
+    check_linux,
+    check_python,
+    check_qemu,
+    check_kvm,
+    check_memfd,
+    check_cgroup,
+    check_memory,
+    check_disk,
+    check_apt,
+    check_socket,
+    check_daemon,
+)
+# What every provider needs.
+DAEMON: Final[tuple[Look, ...]] = (check_linux, check_python, check_socket, check_daemon)
 
 
 def _version(text: str) -> tuple[int, int]:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import os
+import platform
+import time
 from pathlib import Path
+from typing import Final
 
 import click
 
-from agentd.cli.doctor_checks import Host, Level, run_checks
+from agentd.cli.doctor_checks import DAEMON, Check, Host, Level, run_checks
 from agentd.cli.settings import Settings, common_options, pass_settings
 from agentd.cli.tables import Table
 from agentd.client.calls import default_socket
 from agentd.errors import ErrorCode
+from agentd.settings import Kuasar, load_settings
+from agentd.settings import Settings as AgentdSettings
+
+_DEFAULT_CONFIG: Final = Path("/etc/snapstart/agentd.toml")
 
 
 @click.command(
     epilog="\b\nExample:\n  snapctl doctor --json | jq '.checks[] | select(.level != \"ok\")'\n"
+    "  snapctl doctor --provider snapstart.kuasar.io\n"
 )
 @click.option(
     "--state-dir",
@@ -24,12 +32,30 @@ from agentd.errors import ErrorCode
     show_default=True,
     help="Where agentd keeps templates.",
 )
+@click.option(
+    "--provider",
+    metavar="NAME",
+    help="What to check: snapstart.qemu.org (the default) or snapstart.kuasar.io.",
+)
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="SNAPSTART_CONFIG",
+    help=f"agentd's settings file, which names the sockets of a Kuasar node; {_DEFAULT_CONFIG} if "
+    "that exists.",
+)
 @common_options
 @pass_settings
-def doctor(settings: Settings, state_dir: Path) -> int:
+def doctor(
+    settings: Settings, state_dir: Path, provider: str | None, config_file: Path | None
+) -> int:
     """Check this machine and the daemon; exit code 11 if something must be repaired."""
-    socket = settings.socket or default_socket()
-    checks = run_checks(Host(Path("/"), socket, state_dir.absolute(), os.environ))
+    checks = (
+        _check_machine(settings, state_dir)
+        if provider is None
+        else _check_provider(settings, state_dir, provider, config_file)
+    )
     settings.show(
         {"checks": checks},
         lambda: Table(
@@ -39,3 +65,41 @@ def doctor(settings: Settings, state_dir: Path) -> int:
     )
     has_failed = any(one.level is Level.FAIL for one in checks)
     return ErrorCode.CONFIG_INVALID.exit_code if has_failed else 0
+
+
+def _check_machine(settings: Settings, state_dir: Path) -> list[Check]:
+    socket = settings.socket or default_socket()
+    return run_checks(Host(Path("/"), socket, state_dir.absolute(), os.environ))
+
+
+def _check_provider(
+    settings: Settings, state_dir: Path, provider: str, config_file: Path | None
+) -> list[Check]:
+    """Raises: click.BadParameter for a provider that is not known; ConfigError."""
+    from agentd.providers.local import PROVIDER as QEMU
+
+    # agentd is given its node's name by whoever starts it, an operator's shell seldom has it.
+    environ = {"NODE_NAME": platform.node(), **os.environ}
+    agentd = load_settings(_choose_file(config_file), environ)
+    known = [QEMU, *dict.fromkeys((Kuasar().provider, agentd.kuasar.provider))]
+    if provider not in known:
+        message = f"{provider!r} is not known here; use one of {', '.join(known)}"
+        raise click.BadParameter(message, param_hint="'--provider'")
+    if provider == QEMU:
+        return _check_machine(settings, state_dir)
+    return _check_kuasar(settings, state_dir, agentd)
+
+
+def _check_kuasar(settings: Settings, state_dir: Path, agentd: AgentdSettings) -> list[Check]:
+    from agentd.cli.doctor_kuasar import Node, run_kuasar_checks
+
+    socket = settings.socket or os.environ.get("SNAPSTART_SOCKET") or str(agentd.socket)
+    host = Host(Path("/"), socket, state_dir.absolute(), os.environ)
+    node = Node(agentd, host.read("proc/self/mountinfo"), time.time())
+    return run_checks(host, DAEMON) + run_kuasar_checks(node)
+
+
+def _choose_file(file: Path | None) -> Path | None:
+    if file is not None:
+        return file
+    return _DEFAULT_CONFIG if _DEFAULT_CONFIG.exists() else None

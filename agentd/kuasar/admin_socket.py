@@ -12,8 +12,9 @@ from typing import Any, Final
 
 import msgspec
 
-from agentd.errors import ConfigError, ErrorCode, PeerError, SnapStartError, TransientError
-from agentd.kuasar.failures import kuasar_error
+from agentd.errors import ErrorCode, PeerError, TransientError
+from agentd.kuasar.failures import LOST_HINT, kuasar_error, no_answer, unreachable
+from agentd.kuasar.names import require_socket_path
 from agentd.units import MIB
 
 DEFAULT_PATH: Final = Path("/run/vmm-sandboxer-admin.sock")
@@ -38,7 +39,8 @@ class AdminSocket:
 
         Args: what: for errors: the action, its object. members: None is left out.
         Raises: TransientError PROVIDER_UNREACHABLE, DEADLINE_EXCEEDED; ConfigError
-        PERMISSION_DENIED; PeerError PROVIDER_PROTOCOL; what `kuasar_error` makes of a refusal.
+        PERMISSION_DENIED, CONFIG_INVALID (path too long); PeerError PROVIDER_PROTOCOL; what
+        `kuasar_error` makes of a refusal.
         Cancellation: closes the connection; the sandboxer goes on.
         """
         limit_s = self._deadline_s if deadline_s is None else deadline_s
@@ -55,10 +57,11 @@ class AdminSocket:
         return _accepted(what, _decoded(what, line))
 
     async def _exchange(self, what: str, request: bytes) -> bytes:
+        path = require_socket_path(what, self.path)
         try:
-            reader, writer = await asyncio.open_unix_connection(self.path, limit=_REPLY_MAX_BYTES)
+            reader, writer = await asyncio.open_unix_connection(path, limit=_REPLY_MAX_BYTES)
         except OSError as exc:
-            raise _unreachable(what, self.path, exc) from exc
+            raise unreachable(what, path, exc, setting="kuasar.admin_socket") from exc
         try:
             writer.write(request)
             await writer.drain()
@@ -66,7 +69,7 @@ class AdminSocket:
         except asyncio.IncompleteReadError as exc:
             raise _no_reply(what, exc.partial) from exc
         except asyncio.LimitOverrunError as exc:
-            raise _protocol(what, f"a reply of more than {_REPLY_MAX_BYTES} bytes") from exc
+            raise no_answer(what, f"a reply of more than {_REPLY_MAX_BYTES} bytes") from exc
         except OSError as exc:
             raise _no_reply(what, b"") from exc
         finally:
@@ -77,9 +80,9 @@ def _decoded(what: str, line: bytes) -> dict[str, Any]:
     try:
         reply = msgspec.json.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise _protocol(what, f"{line[:_SHOWN]!r}, which is not JSON ({exc})") from exc
+        raise no_answer(what, f"{line[:_SHOWN]!r}, which is not JSON ({exc})") from exc
     if not isinstance(reply, dict):
-        raise _protocol(what, f"{line[:_SHOWN]!r}, which is no object")
+        raise no_answer(what, f"{line[:_SHOWN]!r}, which is no object")
     return reply
 
 
@@ -89,38 +92,9 @@ def _accepted(what: str, reply: dict[str, Any]) -> dict[str, Any]:
         return reply
     if is_ok is False and isinstance(said, str):
         raise kuasar_error(what, said)
-    raise _protocol(what, f"{str(reply)[:_SHOWN]}, without `ok`, or without a reason")
-
-
-def _unreachable(what: str, path: Path, exc: OSError) -> SnapStartError:
-    """Absence, a dead socket and a forbidden one are told apart."""
-    if isinstance(exc, PermissionError):
-        return ConfigError(
-            ErrorCode.PERMISSION_DENIED,
-            f"{what}: connecting to {str(path)!r}: {exc}",
-            hint="the socket is its owner's alone: run agentd as root",
-        )
-    if isinstance(exc, FileNotFoundError):
-        why, hint = (
-            "there is no such socket",
-            "is a sandboxer installed, is this its --admin-listen?",
-        )
-    elif isinstance(exc, ConnectionRefusedError):
-        why, hint = "nobody listens on it any more", "the sandboxer died, or is being restarted"
-    else:
-        why, hint = str(exc), "is the sandboxer running?"
-    message = f"{what}: connecting to {str(path)!r}: {why}"
-    return TransientError(ErrorCode.PROVIDER_UNREACHABLE, message, hint=hint)
+    raise no_answer(what, f"{str(reply)[:_SHOWN]}, without `ok`, or without a reason")
 
 
 def _no_reply(what: str, partial: bytes) -> PeerError:
     got = f"after {partial[:_SHOWN]!r}" if partial else "without a reply"
-    return _protocol(what, f"the end of the connection {got}")
-
-
-def _protocol(what: str, got: str) -> PeerError:
-    return PeerError(
-        ErrorCode.PROVIDER_PROTOCOL,
-        f"{what}: the Kuasar sandboxer sent {got}",
-        hint="is it a form that this version knows? look at its log",
-    )
+    return no_answer(what, f"the end of the connection {got}", hint=LOST_HINT)

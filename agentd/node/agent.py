@@ -7,11 +7,11 @@ machines run on. `run` begins anew, after a pause, whatever goes wrong.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from agentd.engine.engine import Engine
 from agentd.engine.trace import Tracer
@@ -29,6 +29,7 @@ from agentd.node.sweep import EVERY_S, Sweep
 from agentd.node.task_look import Place
 from agentd.node.tasks import TaskReconciler
 from agentd.node.virtual_node import LOOK_S, VirtualNode
+from agentd.node.work import Work
 from agentd.providers.driver import SnapshotDriver
 from agentd.providers.local import LocalDriver
 from agentd.settings import Settings
@@ -47,8 +48,10 @@ from controlplane.kube.recorder import EventRecorder
 from controlplane.kube.resource import NAMESPACES, NODES, PODS, TASKS, sandboxes
 from controlplane.kube.workers import WorkQueue, run_workers
 
+if TYPE_CHECKING:
+    from agentd.node.kuasar_part import KuasarPart
+
 Key = tuple[str, str]
-Job = Callable[[], Coroutine[Any, Any, None]]
 _PAUSE_S: Final = 5.0
 _TASK_WORKERS: Final = 4
 _WITHDRAW_S: Final = 3.0
@@ -60,7 +63,7 @@ class Outside:
     """What an agent works with.
 
     connect: opens the API server, which the agent closes. now: UTC. look_s: between looks at
-    whether the Node still is the same one.
+    whether the Node still is the same one. environ: of the process.
     """
 
     settings: Settings
@@ -69,6 +72,7 @@ class Outside:
     connect: Callable[[], AbstractAsyncContextManager[KubeApi]]
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     look_s: float = LOOK_S
+    environ: Mapping[str, str] = field(default_factory=dict)
 
 
 class NodeAgent:
@@ -83,10 +87,15 @@ class NodeAgent:
         self._driver = LocalDriver(outside.engine, self._has_image)
         self._addresses = Addresses(parse_network(self._settings.node.pod_cidr))
         self._forwarders = Forwarders(self._engine, self._addresses, self._tracer)
-        # Elsewhere the Pods are a kubelet's, whose machines are not this engine's to snapshot.
-        self._drivers: dict[str, SnapshotDriver] = (
-            {self._driver.name: self._driver} if self._settings.node.virtual else {}
-        )
+        self._kuasar = _make_kuasar(outside) if self._settings.kuasar.enabled else None
+        self._drivers = dict(self._choose_drivers())
+
+    def _choose_drivers(self) -> Iterator[tuple[str, SnapshotDriver]]:
+        """The Pods of a kubelet have machines that are not this engine's to snapshot."""
+        if self._settings.node.virtual:
+            yield self._driver.name, self._driver
+        if self._kuasar is not None:
+            yield self._kuasar.driver.name, self._kuasar.driver
 
     def _has_image(self) -> bool:
         return bool(self._settings.node.images or list_images(self._settings.image_cache_dir))
@@ -100,6 +109,8 @@ class NodeAgent:
                 await asyncio.sleep(_PAUSE_S)
         finally:
             await self._forwarders.close()
+            if self._kuasar is not None:
+                await self._kuasar.close()
 
     async def _attempt(self) -> None:
         try:
@@ -117,27 +128,31 @@ class NodeAgent:
             events = EventRecorder(kube, component="snapstart-agentd", instance=self._name)
             events.start()
             down.push_async_callback(events.stop)
-            jobs: dict[str, Job] = {"node-sweep": lambda: self._sweep(kube, cluster)}
-            node_uid = await self._register(kube, jobs)
+            work = Work(kube, place, events, down)
+            work.jobs["node-sweep"] = lambda: self._sweep(kube, cluster)
+            node_uid = await self._register(work)
             self._hold_leases(kube, node_uid, down)
-            jobs["node-identity"] = lambda: self._watch_identity(kube, node_uid)
+            work.jobs["node-identity"] = lambda: self._watch_identity(kube, node_uid)
             if self._settings.node.virtual:
-                await self._keep_pods(kube, place, events, jobs, down)
-            self._do_tasks(kube, place, events, jobs, down)
-            self._advertise(kube, jobs, down)
+                await self._keep_pods(work)
+            if self._kuasar is not None:
+                await self._kuasar.join(work)
+            self._do_tasks(work)
+            self._advertise(work)
             self._tracer.step("node.ready", node=self._name, cluster=cluster)
             async with asyncio.TaskGroup() as group:
-                for name, job in jobs.items():
+                for name, job in work.jobs.items():
                     group.create_task(job(), name=name)
 
-    async def _register(self, kube: KubeApi, jobs: dict[str, Job]) -> str:
+    async def _register(self, work: Work) -> str:
         """Returns: the UID of the Node, which owns what is made for it."""
+        kube = work.kube
         if not self._settings.node.virtual:
             return str((await kube.get(NODES, self._name))["metadata"]["uid"])
         facts = find_facts(self._settings, self._engine, self._name)
         node = VirtualNode(kube, facts, self._problem, self._tracer, self._outside.now)
         uid = await node.register()
-        jobs["virtual-node"] = node.run
+        work.jobs["virtual-node"] = node.run
         return uid
 
     async def _problem(self) -> str:
@@ -173,40 +188,34 @@ class NodeAgent:
             lease.start()
             down.push_async_callback(lease.stop)
 
-    async def _keep_pods(
-        self,
-        kube: KubeApi,
-        place: Place,
-        events: EventRecorder,
-        jobs: dict[str, Job],
-        down: AsyncExitStack,
-    ) -> None:
+    async def _keep_pods(self, work: Work) -> None:
+        kube, down = work.kube, work.down
         informer = Informer(kube, PODS, Pod, fields=f"spec.nodeName={self._name}")
         queue: WorkQueue[Key] = WorkQueue()
         informer.add_handler(_feed(queue))
-        host = self._pod_host(kube, place, events)
+        host = self._pod_host(work)
         keeper = PodKeeper(host, informer, queue, self._bounds())
         informer.start()
         down.push_async_callback(informer.stop)
         down.push_async_callback(keeper.close)
         await informer.wait_synced()
         await keeper.begin()
-        jobs["pods"] = lambda: run_workers(queue, keeper.reconcile, WORKERS, name="pods")
+        work.jobs["pods"] = lambda: run_workers(queue, keeper.reconcile, WORKERS, name="pods")
 
-    def _pod_host(self, kube: KubeApi, place: Place, events: EventRecorder) -> PodHost:
+    def _pod_host(self, work: Work) -> PodHost:
         settings = self._settings
         facts = find_facts(settings, self._engine, self._name)
         return PodHost(
-            kube=kube,
+            kube=work.kube,
             engine=self._engine,
             driver=self._driver,
             addresses=self._addresses,
             forwarders=self._forwarders,
-            events=events,
+            events=work.events,
             tracer=self._tracer,
-            cluster=place.cluster,
+            cluster=work.place.cluster,
             host_ip=facts.address,
-            sandboxes=place.sandboxes,
+            sandboxes=work.place.sandboxes,
             images=settings.node.images,
             image_cache_dir=settings.image_cache_dir,
             cold_s=settings.deadlines.cold_s,
@@ -218,44 +227,51 @@ class NodeAgent:
         shape = self._settings.machines
         return Bounds(shape.memory_mib, shape.vcpus, shape.max_memory_mib, shape.max_vcpus)
 
-    def _do_tasks(
-        self,
-        kube: KubeApi,
-        place: Place,
-        events: EventRecorder,
-        jobs: dict[str, Job],
-        down: AsyncExitStack,
-    ) -> None:
+    def _do_tasks(self, work: Work) -> None:
         fields = f"spec.targetNodeName={self._name}"
-        informer = Informer(kube, TASKS, SandboxSnapshotTask, fields=fields)
+        informer = Informer(work.kube, TASKS, SandboxSnapshotTask, fields=fields)
         queue: WorkQueue[Key] = WorkQueue()
         informer.add_handler(_feed(queue))
         reconciler = TaskReconciler(
-            kube, informer, queue, self._drivers, place, events, self._tracer, self._outside.now
+            work.kube,
+            informer,
+            queue,
+            self._drivers,
+            work.place,
+            work.events,
+            self._tracer,
+            self._outside.now,
         )
         informer.start()
-        down.push_async_callback(informer.stop)
-        down.push_async_callback(reconciler.close)
-        jobs["tasks"] = lambda: run_workers(
+        work.down.push_async_callback(informer.stop)
+        work.down.push_async_callback(reconciler.close)
+        work.jobs["tasks"] = lambda: run_workers(
             queue, reconciler.reconcile, _TASK_WORKERS, name="tasks"
         )
 
-    def _advertise(self, kube: KubeApi, jobs: dict[str, Job], down: AsyncExitStack) -> None:
-        labels = ProviderLabels(kube, self._drivers, self._name, self._tracer)
+    def _advertise(self, work: Work) -> None:
+        labels = ProviderLabels(work.kube, self._drivers, self._name, self._tracer)
 
         async def withdraw() -> None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_WITHDRAW_S):
                     await labels.withdraw()
 
-        down.push_async_callback(withdraw)
-        jobs["provider-labels"] = labels.run
+        work.down.push_async_callback(withdraw)
+        work.jobs["provider-labels"] = labels.run
 
     async def _sweep(self, kube: KubeApi, cluster: str) -> None:
         sweep = Sweep(kube, self._drivers, cluster, self._tracer, self._outside.now)
         while True:
             await asyncio.sleep(EVERY_S)
             await sweep.run()
+
+
+def _make_kuasar(outside: Outside) -> KuasarPart:
+    """Imported only here: most nodes have no such sandboxer, and pay for no gRPC."""
+    from agentd.node.kuasar_part import KuasarPart
+
+    return KuasarPart(outside.settings, outside.environ, outside.tracer, outside.now)
 
 
 def _feed(queue: WorkQueue[Key]) -> Callable[[Named | None, Named | None], None]:
@@ -278,4 +294,4 @@ async def run_agent(
         async with await open_kube(kube, environ=environ) as client:
             yield client
 
-    await NodeAgent(Outside(settings, engine, tracer, connect)).run()
+    await NodeAgent(Outside(settings, engine, tracer, connect, environ=environ)).run()

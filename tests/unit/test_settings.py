@@ -77,6 +77,45 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load_settings(tmp_path / "none.toml", {}, uid=0)
 
 
+SERVED = '[node]\nenabled = true\nname = "a"\n[kuasar]\nenabled = true\n[proxy]\nenabled = true\n'
+POD = {"POD_IP": "10.42.0.17", "KUASAR_PROXY_TOKEN": "s3cret"}
+
+
+def test_the_proxy_is_off_and_then_needs_nothing() -> None:
+    assert not load_settings(None, {}, uid=0).proxy.enabled
+
+
+def test_the_proxy_is_enabled_without_its_token_becoming_a_setting(tmp_path: Path) -> None:
+    settings = load_settings(write(tmp_path, SERVED), POD, uid=0)
+    assert (settings.proxy.enabled, settings.proxy.port) == (True, 9090)
+    assert "s3cret" not in str(describe(settings))
+    file = write(tmp_path, f'{SERVED}token_file = "/run/secrets/token"\n')
+    assert load_settings(file, {"POD_IP": "10.42.0.17"}, uid=0).proxy.token_file
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "said"),
+    [
+        pytest.param(SERVED, {"KUASAR_PROXY_TOKEN": "x"}, "POD_IP", id="no address"),
+        pytest.param(SERVED, {**POD, "POD_IP": ""}, "POD_IP", id="empty address"),
+        pytest.param(SERVED, {"POD_IP": "10.42.0.17"}, "a token", id="no token"),
+        pytest.param(SERVED, {**POD, "KUASAR_PROXY_TOKEN": ""}, "a token", id="empty token"),
+        pytest.param("[proxy]\nenabled = true\n", POD, "enable node and kuasar", id="alone"),
+        pytest.param(f"{SERVED}port = 65536\n", POD, "65535", id="no port"),
+        pytest.param(f"{SERVED}port = 0\n", POD, "proxy.port", id="port 0"),
+        pytest.param(f'{SERVED}key_file = "/k"\n', POD, "need each other", id="key alone"),
+        pytest.param(f'{SERVED}certificate_file = "/c"\n', POD, "need each other", id="no key"),
+        pytest.param(f'{SERVED}client_ca_file = "/c"\n', POD, "all three", id="authority alone"),
+    ],
+)
+def test_a_proxy_that_could_not_be_guarded_is_refused(
+    tmp_path: Path, text: str, environ: dict[str, str], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said) as caught:
+        load_settings(write(tmp_path, text), environ, uid=0)
+    assert caught.value.code is ErrorCode.CONFIG_INVALID
+
+
 def test_systemd_waits_longer_than_a_stop_may_take() -> None:
     """Else it kills the daemon in the middle of what the daemon still may do."""
     unit = (Path(__file__).parents[2] / "systemd/agentd.service").read_text()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from pathlib import Path
+
 import pytest
 
 from agentd.errors import (
@@ -12,7 +16,7 @@ from agentd.errors import (
     TransientError,
     UsageError,
 )
-from agentd.kuasar.failures import kuasar_error
+from agentd.kuasar.failures import kuasar_error, unreachable
 
 READY = "pod annotation 'kuasar.io/warm-fork-ready-protocol-version=1' is required"
 
@@ -35,6 +39,8 @@ READY = "pod annotation 'kuasar.io/warm-fork-ready-protocol-version=1' is requir
             TransientError,
             ErrorCode.GUEST_NOT_READY,
         ),
+        ("no running container found in sandbox x", TransientError, ErrorCode.GUEST_NOT_READY),
+        ("invalid WarmFork target annotation: a", UsageError, ErrorCode.REQUEST_INVALID),
         (READY, UsageError, ErrorCode.REQUEST_INVALID),
         (
             "x annotation is required for pods with several containers",
@@ -79,3 +85,43 @@ def test_a_node_that_is_full_is_asked_again_later_than_one_that_is_starting() ->
     assert isinstance(full, TransientError)
     assert isinstance(starting, TransientError)
     assert full.delay_s > starting.delay_s
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "code", "words"),
+    [
+        (errno.ENOENT, TransientError, ErrorCode.PROVIDER_UNREACHABLE, "no such socket"),
+        (errno.ECONNREFUSED, TransientError, ErrorCode.PROVIDER_UNREACHABLE, "nobody listens"),
+        (errno.EACCES, ConfigError, ErrorCode.PERMISSION_DENIED, "run agentd as root"),
+        (errno.EPERM, ConfigError, ErrorCode.PERMISSION_DENIED, "run agentd as root"),
+        (errno.EAGAIN, TransientError, ErrorCode.PROVIDER_UNREACHABLE, "temporarily"),
+        (errno.ENOTSOCK, TransientError, ErrorCode.PROVIDER_UNREACHABLE, "Socket operation"),
+    ],
+    ids=["absent", "dead", "forbidden", "not permitted", "busy", "no socket"],
+)
+def test_why_a_socket_is_not_reached_is_told_apart(
+    number: int, kind: type[SnapStartError], code: ErrorCode, words: str
+) -> None:
+    exc = OSError(number, os.strerror(number))
+    found = unreachable("listing", Path("/run/a.sock"), exc, setting="kuasar.admin_socket")
+    assert (type(found), found.code) == (kind, code)
+    assert found.message.startswith("listing: connecting to '/run/a.sock': ")
+    assert words in str(found)
+
+
+def test_an_absent_socket_names_the_setting() -> None:
+    found = unreachable("w", Path("/a"), FileNotFoundError(), setting="kuasar.cri_socket")
+    assert "kuasar.cri_socket" in found.hint
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "disk copy failed: template not found",
+        "vm.snapshot: entity already exists",
+        "vm.pause: socket not found in running sandbox",
+    ],
+)
+def test_what_a_machine_said_within_is_not_taken_for_the_sandboxers_words(said: str) -> None:
+    found = kuasar_error("creating 'k'", said)
+    assert (type(found), found.code) == (PeerError, ErrorCode.PROVIDER_FAILED)

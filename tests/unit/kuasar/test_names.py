@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from agentd.errors import ErrorCode, UsageError
-from agentd.kuasar.names import require_id, require_key
+from agentd.errors import ConfigError, ErrorCode, UsageError
+from agentd.kuasar.names import require_id, require_key, require_socket_path
 
 
 @pytest.mark.parametrize("key", ["a", "A9", "python-ready-fork-g12-r1", "a.b_c", "x" * 253])
@@ -32,3 +34,15 @@ def test_an_id_is_passed_on(text: str) -> None:
 def test_an_id_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="sandbox_id"):
         require_id("sandbox_id", text)
+
+
+@pytest.mark.parametrize("text", ["/run/a.sock", "/" + "x" * 106, "/" + "ä" * 53])
+def test_a_path_is_passed_on(text: str) -> None:
+    assert require_socket_path("asking", Path(text)) == Path(text)
+
+
+@pytest.mark.parametrize("text", ["/" + "x" * 107, "/" + "ä" * 54], ids=["bytes", "characters"])
+def test_a_path_that_no_socket_has_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"asking: .* at most 107 bytes") as caught:
+        require_socket_path("asking", Path(text))
+    assert caught.value.code is ErrorCode.CONFIG_INVALID

@@ -1,0 +1,1 @@
+"""Serve control planes of the first form: their templates on this node, over HTTP."""

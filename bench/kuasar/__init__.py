@@ -1,0 +1,1 @@
+"""Measure the adapters for Kuasar's sandboxer against the smallest clients there can be."""

@@ -1,0 +1,153 @@
+"""From a SandboxSnapshot to sessions that a sandboxer restored, on a real Kubernetes.
+
+The sandboxer and the kubelet are stand-ins; agentd, the control plane, agent-sandbox are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from agentd.image import Image
+from agentd.kuasar.client import Form
+from bench.cluster import install, sessions, snapshot
+from bench.cluster.world import World
+from bench.demo import IMAGES
+from controlplane.api import names
+from controlplane.kube.resource import NODES, PODS, SNAPSHOTS, sandboxes
+from tests.integration.cluster.conftest import SETTINGS
+from tests.integration.cluster.kuasar_node import SandboxerNode
+from tests.kube.api import Object
+from tests.kube.objects import exists
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+
+PROVIDER = "snapstart.kuasar.io"
+RUNTIME_CLASS = "kuasar-vmm"
+TEMPLATE_KEY = "kuasar.io/template-key"
+
+
+@pytest.fixture(scope="module")
+def world(may_make_networks: None, guest_image: Image) -> Iterator[World]:
+    """A cluster without nodes of its own."""
+    with World(guest_image, IMAGES, nodes=(), settings=SETTINGS) as found:
+        found.cluster.apply([runtime_class(), runtime(), install.example("snapshotclass-kuasar")])
+        yield found
+    assert found.leaks is not None
+    assert not found.leaks.count, found.leaks
+
+
+def runtime_class() -> Object:
+    return {
+        "apiVersion": "node.k8s.io/v1",
+        "kind": "RuntimeClass",
+        "metadata": {"name": RUNTIME_CLASS},
+        "handler": "vmm",
+    }
+
+
+def runtime() -> Object:
+    found = install.example("code-interpreter")
+    found["spec"]["template"]["runtimeClassName"] = RUNTIME_CLASS
+    return found
+
+
+@pytest.fixture(scope="module", params=list(Form), ids=lambda form: f"{form.name} form")
+def node(world: World, request: pytest.FixtureRequest) -> Iterator[SandboxerNode]:
+    """The only node, with a snapshot on it that is Ready; the last test deletes that."""
+    with SandboxerNode(world, request.param) as found:
+        world.cluster.wait_for("the node able to build", lambda: is_able(world, found.name))
+        world.cluster.apply([declared()])
+        snapshot.wait_status(world, "the snapshot Ready", snapshot.is_whole, deadline_s=120)
+        yield found
+        if exists(world.cluster, SNAPSHOTS.path(sessions.NAMESPACE, snapshot.NAME)):
+            snapshot.delete(world)
+
+
+def declared() -> Object:
+    found = install.example("sandbox-snapshot")
+    found["spec"]["snapshotClassName"] = "kuasar"
+    return found
+
+
+def is_able(world: World, node: str) -> bool:
+    labels = world.cluster.api.get(NODES.path(name=node))["metadata"]["labels"]
+    return labels.get(names.provider_label(PROVIDER)) == "true"
+
+
+def start_session(world: World) -> tuple[str, Object]:
+    """Returns: the Sandbox's name, its Pod once it says how it started."""
+    begun = sessions.begin(world, snapshot.NAME)
+    path = PODS.path(sessions.NAMESPACE, begun.name)
+
+    def says() -> bool:
+        if not exists(world.cluster, path):
+            return False
+        annotations = world.cluster.api.get(path)["metadata"].get("annotations") or {}
+        return names.STARTED_FROM in annotations
+
+    world.cluster.wait_for(f"how session {begun.name} started", says, deadline_s=60)
+    return begun.name, world.cluster.api.get(path)
+
+
+def events_of(world: World, name: str) -> set[str]:
+    path = (
+        f"/api/v1/namespaces/{sessions.NAMESPACE}/events?fieldSelector=involvedObject.name={name}"
+    )
+    return {one["reason"] for one in world.cluster.api.get(path)["items"]}
+
+
+def end_session(world: World, name: str) -> None:
+    sessions.delete(world, name)
+    paths = (PODS.path(sessions.NAMESPACE, name),
+             sandboxes(world.sandbox_version).path(sessions.NAMESPACE, name))  # fmt: skip
+    world.cluster.wait_for(
+        "the session gone", lambda: not any(exists(world.cluster, path) for path in paths)
+    )
+
+
+def test_the_node_says_which_form_its_sandboxer_speaks(world: World, node: SandboxerNode) -> None:
+    def says(standing: str) -> bool:
+        found = world.cluster.api.get(NODES.path(name=node.name))
+        label = found["metadata"]["labels"].get("snapstart.agentcube.volcano.sh/kuasar")
+        kinds = {one["type"] for one in found["status"]["conditions"]}
+        return label == standing and {"SnapStartSandboxer", "Ready"} <= kinds
+
+    form = node.kubelet.node.form.value
+    world.cluster.wait_for("the node's label and condition", lambda: says(form))
+
+
+def test_sessions_restore_and_those_that_did_not_are_told(
+    world: World, node: SandboxerNode
+) -> None:
+    sandboxer = node.kubelet.node.sandboxer
+    (template,) = sandboxer.templates.values()
+
+    name, pod = start_session(world)
+    annotations = pod["metadata"]["annotations"]
+    assert annotations[names.SNAPSHOT_KEY] == annotations[TEMPLATE_KEY] == template.key
+    assert "kuasar.io/snapshot-type" not in annotations
+    assert annotations[names.STARTED_FROM] == names.FROM_SNAPSHOT
+    world.cluster.wait_for(
+        "its event", lambda: "SandboxRestoredFromSnapshot" in events_of(world, name)
+    )
+    end_session(world, name)
+
+    # The sandboxer drops it by itself, as it may: the next session is not harmed, and it is told.
+    del sandboxer.templates[template.template_id]
+    name, pod = start_session(world)
+    assert pod["status"]["phase"] == "Running"
+    assert pod["metadata"]["annotations"][names.STARTED_FROM] == names.FROM_IMAGE
+    world.cluster.wait_for("its event", lambda: "SandboxRestoreFallback" in events_of(world, name))
+    end_session(world, name)
+
+
+def test_of_a_deleted_snapshot_the_sandboxer_keeps_nothing(
+    world: World, node: SandboxerNode
+) -> None:
+    sandboxer = node.kubelet.node.sandboxer
+    assert len(sandboxer.templates) == 1
+    snapshot.delete(world)
+    assert sandboxer.templates == {}
+    assert not [one for one in sandboxer.sandboxes.values() if one.is_paused]
