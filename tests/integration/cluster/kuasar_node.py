@@ -15,7 +15,6 @@ import threading
 import time
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
 
 from agentd.client.calls import health
 from agentd.client.transport import Transport
@@ -23,6 +22,7 @@ from agentd.errors import SnapStartError
 from agentd.kuasar.client import Form
 from bench.cluster import install
 from bench.cluster.world import World
+from tests.fakes.kuasar.listener import listening
 from tests.fakes.kuasar.node import KuasarNode
 from tests.fakes.kuasar.sandboxer import RefusedError, Sandbox
 from tests.kube.api import ApiError, Object
@@ -35,6 +35,10 @@ _HEARTBEAT_S = 5.0
 _READY_S = 60.0
 
 
+async def _hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.close()
+
+
 class Kubelet(Managed):
     """Serves the sandboxer and looks after the Pods, in a thread of its own."""
 
@@ -42,6 +46,8 @@ class Kubelet(Managed):
         self._world = world
         self._name = name
         self.node = KuasarNode(directory, form)
+        # A sandboxer serves its container runtime once it has recovered. (M)
+        self.listen_path = directory / "listen.sock"
         self.by_uid: dict[str, Sandbox] = {}
         self._addresses = (f"127.77.{n // 250}.{n % 250 + 1}" for n in itertools.count())
         self._end = threading.Event()
@@ -59,10 +65,6 @@ class Kubelet(Managed):
         if self._thread.is_alive():
             self._thread.join()
 
-    def call(self, work: Any) -> Any:
-        """Run a coroutine of the sandboxer's in its own loop; returns its outcome."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(_READY_S)
-
     def _run(self) -> None:
         try:
             asyncio.run(self._serve())
@@ -72,9 +74,8 @@ class Kubelet(Managed):
             raise
 
     async def _serve(self) -> None:
-        self._loop = asyncio.get_running_loop()
         beaten_s = 0.0
-        async with self.node:
+        async with self.node, listening(self.listen_path, _hang_up):
             self._served.set_result(None)
             while not self._end.is_set():
                 if time.monotonic() - beaten_s > _HEARTBEAT_S:
@@ -194,6 +195,7 @@ class SandboxerNode(Managed):
             "enabled = true\n"
             f'admin_socket = "{node.admin_path}"\n'
             f'grpc_socket = "{node.grpc_path}"\n'
+            f'listen_socket = "{self.kubelet.listen_path}"\n'
             f'cri_socket = "{node.cri_path}"\n'
             f'config_file = "{self.directory / "kuasar.toml"}"\n'
         )

@@ -118,29 +118,30 @@ def test_the_node_says_which_form_its_sandboxer_speaks(world: World, node: Sandb
     world.cluster.wait_for("the node's label and condition", lambda: says(form))
 
 
-def test_sessions_restore_and_those_that_did_not_are_told(
-    world: World, node: SandboxerNode
-) -> None:
-    sandboxer = node.kubelet.node.sandboxer
-    (template,) = sandboxer.templates.values()
-
+def test_a_session_restores_and_says_so(world: World, node: SandboxerNode) -> None:
+    (template,) = node.kubelet.node.sandboxer.templates.values()
     name, pod = start_session(world)
     annotations = pod["metadata"]["annotations"]
     assert annotations[names.SNAPSHOT_KEY] == annotations[TEMPLATE_KEY] == template.key
     assert "kuasar.io/snapshot-type" not in annotations
     assert annotations[names.STARTED_FROM] == names.FROM_SNAPSHOT
-    world.cluster.wait_for(
-        "its event", lambda: "SandboxRestoredFromSnapshot" in events_of(world, name)
-    )
+    told = "SandboxRestoredFromSnapshot"
+    world.cluster.wait_for("its event", lambda: told in events_of(world, name))
     end_session(world, name)
 
-    # The sandboxer drops it by itself, as it may: the next session is not harmed, and it is told.
-    del sandboxer.templates[template.template_id]
+
+def test_a_session_whose_snapshot_was_dropped_starts_cold_and_says_so(
+    world: World, node: SandboxerNode
+) -> None:
+    templates = node.kubelet.node.sandboxer.templates
+    dropped = dict(templates)
+    templates.clear()
     name, pod = start_session(world)
     assert pod["status"]["phase"] == "Running"
     assert pod["metadata"]["annotations"][names.STARTED_FROM] == names.FROM_IMAGE
     world.cluster.wait_for("its event", lambda: "SandboxRestoreFallback" in events_of(world, name))
     end_session(world, name)
+    templates.update(dropped)
 
 
 def test_of_a_deleted_snapshot_the_sandboxer_keeps_nothing(
