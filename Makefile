@@ -13,7 +13,7 @@ NATIVE := $(shell find native agentd/kuasar/pb -name '*.proto' -o -name '*.[ch]'
 SEEDS  ?= 10000
 SEED   ?=
 
-.PHONY: help demo demo-cluster test test-kvm simulate bench lint native clean
+.PHONY: help demo demo-cluster test test-kvm simulate bench bench-kuasar lint native clean
 .DEFAULT_GOAL := help
 
 help:
@@ -68,6 +68,9 @@ $(STAMPS)/native: setup.py $(NATIVE) $(STAMPS)/venv
 	  || { echo 'error: the C core did not build; the compiler said why above' >&2; \
 	       echo 'hint: make clean, then again; if it persists report it as a defect' >&2; exit 1; }
 	@touch $@
+
+bench-kuasar: ## what agentd adds to a call of a Kuasar sandboxer, a stand-in
+	@deploy/run-target '$(JSON)' $(PY) -m bench.kuasar
 
 clean: ## remove what was built and fetched
 	rm -rf build $(VENV) agentd/*.so agentd/kuasar/pb/*_pb2.py* native/build native/shim/*.c

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -82,12 +84,13 @@ async def _plain_list(path: Path) -> None:
 class Crowd:
     """Milliseconds of creates alone and among inspects; by how much ticks of the loop were late.
 
-    held_ms: of the same ticks, without the time for which the machine had no processor for us.
+    Of each tick without the time for which it waited for a processor; idle_ms: during the creates
+    alone, when nothing of ours holds the loop.
     """
 
     alone_ms: list[float] = field(default_factory=list)
     crowded_ms: list[float] = field(default_factory=list)
-    late_ms: list[float] = field(default_factory=list)
+    idle_ms: list[float] = field(default_factory=list)
     held_ms: list[float] = field(default_factory=list)
     inspects: list[int] = field(default_factory=list)
 
@@ -108,7 +111,8 @@ async def crowded_creates(directory: Path, form: Form, count: int) -> Crowd:
     found = Crowd()
     try:
         for number in range(count):
-            found.alone_ms.append(await _create(driver, f"alone-{number}"))
+            async with _ticking(found.idle_ms):
+                found.alone_ms.append(await _create(driver, f"alone-{number}"))
             await _among_inspects(driver, f"crowd-{number}", found)
     finally:
         await driver.close()
@@ -133,25 +137,34 @@ async def _among_inspects(driver: KuasarDriver, key: str, found: Crowd) -> None:
             done += 1
             await asyncio.sleep(_PAUSE_S)
 
-    ticking = asyncio.create_task(_tick(found))
     crowd = [asyncio.create_task(inspect()) for _ in range(CROWD)]
     try:
-        found.crowded_ms.append(await _create(driver, key))
+        async with _ticking(found.held_ms):
+            found.crowded_ms.append(await _create(driver, key))
         found.inspects.append(done)
     finally:
-        for task in (ticking, *crowd):
+        for task in crowd:
             task.cancel()
-        await asyncio.wait((ticking, *crowd))
+        await asyncio.wait(crowd)
 
 
-async def _tick(found: Crowd) -> None:
+@asynccontextmanager
+async def _ticking(held_ms: list[float]) -> AsyncIterator[None]:
+    task = asyncio.create_task(_tick(held_ms))
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def _tick(held_ms: list[float]) -> None:
     """How much later than it asked for this task is run: what else holds the loop."""
     while True:
         begun_s, waited_ms = time.perf_counter(), _processor_wait_ms()
         await asyncio.sleep(_TICK_S)
         late_ms = 1e3 * (time.perf_counter() - begun_s - _TICK_S)
-        found.late_ms.append(late_ms)
-        found.held_ms.append(late_ms - (_processor_wait_ms() - waited_ms))
+        held_ms.append(late_ms - (_processor_wait_ms() - waited_ms))
 
 
 def _processor_wait_ms() -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -206,10 +207,30 @@ async def test_what_may_still_come_of_an_order_with_another_hash_is_waited_for(
     with pytest.raises(TransientError, match="may still be carried out"):
         await world.driver.create(world.request(snapshot_hash="sha256:other"))
     assert world.templates() == [late]
-    world.ahead = 10 * (world.ahead.resolution * 10**6)
+    world.ahead = timedelta(minutes=1)
     assert (await world.driver.create(world.request(snapshot_hash="sha256:other"))).is_ready
     assert len(world.templates()) == 1
     assert world.templates() != [late]
+
+
+async def test_one_that_was_made_does_not_end_the_wait_for_an_earlier_order(
+    world: KuasarWorld,
+) -> None:
+    world.fail(None, "lose")
+    with pytest.raises(SnapStartError):
+        await world.driver.create(world.request())
+    assert (await world.driver.create(world.request())).is_ready
+    with pytest.raises(TransientError, match="may still be carried out"):
+        await world.driver.create(world.request(snapshot_hash="sha256:other"))
+    assert await world.driver.delete(KEY)
+    await world.add_template()
+    found = await world.driver.inspect(KEY)
+    assert found is not None
+    assert (found.is_ready, found.owner) == (False, OWNER), "this is what came of the first"
+    world.ahead = timedelta(minutes=1)
+    made = await world.driver.create(world.request(snapshot_hash="sha256:other"))
+    assert (made.snapshot_hash, made.is_ready) == ("sha256:other", True)
+    assert len(world.templates()) == 1
 
 
 async def test_of_several_that_came_of_one_order_one_is_left(world: KuasarWorld) -> None:

@@ -29,6 +29,7 @@ from agentd.providers.kuasar_plan import (
     new_order,
     plan_create,
     settled,
+    unheard,
     view,
 )
 from agentd.providers.ledger import DamagedOrder, Order, OrderState, Record
@@ -109,7 +110,7 @@ def test_what_was_made_for_something_else_goes_first(other: CreateRequest) -> No
 def test_what_is_of_another_mode_than_it_was_ordered_in_goes_first() -> None:
     odd = template(mode=SnapshotMode.RESUME)
     assert begin([odd], made(odd)) == Plan(must_clear=True)
-    assert begin([odd, template()], ordered()) == Plan(must_clear=True)
+    assert begin([odd, template()], ordered()) == Plan(must_clear=True, before=ordered())
 
 
 def test_another_template_in_the_place_of_the_recorded_one_goes_first() -> None:
@@ -138,8 +139,34 @@ def test_an_absent_one_is_ordered() -> None:
     assert begin([], made(template())) == Plan(), "it was evicted, or used up"
 
 
-def test_an_unheard_order_is_what_a_refused_second_one_leaves() -> None:
+def test_earlier_orders_for_the_same_that_are_open_are_not_forgotten() -> None:
     assert begin([], ordered()) == Plan(before=ordered())
+    assert begin([], ordered(ago=OPEN_FOR)) == Plan()
+    assert begin([], after_an_unheard_one()) == Plan(before=after_an_unheard_one())
+
+
+def after_an_unheard_one() -> Order:
+    """Made by the second of two orders; the first may still be carried out."""
+    first = ordered(ago=timedelta(minutes=2))
+    return settled(new_order(REQUEST, NOW, first), [template()], NOW)
+
+
+def test_what_was_made_does_not_settle_an_earlier_order_for_the_same() -> None:
+    record = after_an_unheard_one()
+    assert (record.state, record.unheard_at) == (OrderState.MADE, NOW)
+    assert begin([template()], record).kept is record
+    other = replace(REQUEST, snapshot_hash="sha256:two")
+    with pytest.raises(TransientError, match="may still be carried out"):
+        plan_create([template()], record, other, NOW, OPEN_FOR)
+    later = NOW + OPEN_FOR
+    assert plan_create([template()], record, other, later, OPEN_FOR) == Plan(must_clear=True)
+
+
+def test_what_may_still_appear_is_on_record_as_ordered_and_not_seen() -> None:
+    record = unheard(after_an_unheard_one())
+    assert record.state is OrderState.ORDERED
+    assert (record.ordered_at, record.made_at, record.template_ids) == (NOW, None, ())
+    assert unheard(ordered()) == ordered()
 
 
 def test_orders_are_the_same_whatever_the_pod() -> None:
@@ -152,6 +179,8 @@ def test_only_an_unheard_order_is_open_and_not_for_ever() -> None:
     assert is_open(ordered(), NOW, OPEN_FOR)
     assert not is_open(ordered(ago=OPEN_FOR), NOW, OPEN_FOR)
     assert not is_open(made(template()), NOW, OPEN_FOR)
+    assert is_open(after_an_unheard_one(), NOW, OPEN_FOR)
+    assert not is_open(after_an_unheard_one(), NOW + OPEN_FOR, OPEN_FOR)
     assert not is_open(DamagedOrder(KEY, "why"), NOW, OPEN_FOR)
     assert not is_open(None, NOW, OPEN_FOR)
 
