@@ -30,6 +30,8 @@ ABLE_S: Final = 10.0
 AFTER_ERROR_S: Final = 1.0
 STOP_S: Final = 10.0
 _MODES: Final = frozenset({SnapshotMode.FORK})
+# Inspections at once: many that wake up together would hold the loop for long.
+_READERS: Final = 8
 # An order is given up by its client after create_s, by its server never: as long again is late.
 _OPEN_FOR_CREATES: Final = 2
 
@@ -67,6 +69,7 @@ class KuasarDriver:
             access, ledger, now, open_for=self._open_for, after_error_s=after_error_s
         )
         self._removal = asyncio.Lock()
+        self._readers = asyncio.Semaphore(_READERS)
         self._run: Run | None = None
         self._is_closed = False
 
@@ -108,12 +111,13 @@ class KuasarDriver:
     async def inspect(self, key: str) -> LocalArtifact | None:
         """One, read again. Raises: UsageError NAME_INVALID; why it cannot be told."""
         require_key(key)
-        client = await self._access.client()
-        found = await client.find(key)
-        if not found:
-            return None
-        record = await asyncio.to_thread(self._ledger.find, key)
-        return view(key, found, record, await read_uses(client, found))
+        async with self._readers:
+            client = await self._access.client()
+            found = await client.find(key)
+            if not found:
+                return None
+            record = await asyncio.to_thread(self._ledger.find, key)
+            return view(key, found, record, await read_uses(client, found))
 
     # -- removing -------------------------------------------------------------------------
 

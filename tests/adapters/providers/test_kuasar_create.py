@@ -22,7 +22,7 @@ from tests.adapters.providers.kuasar_world import (
     until,
 )
 from tests.fakes.kuasar.faults import Fault
-from tests.fakes.kuasar.sandboxer import READY_VERSION, Config, Sandbox
+from tests.fakes.kuasar.sandboxer import ENVIRONMENT, READY_VERSION, Config, Sandbox
 
 
 def record(world: KuasarWorld, key: str = KEY) -> Order | None:
@@ -301,6 +301,30 @@ async def test_one_that_is_used_up_before_it_was_looked_at_is_an_error(tmp_path:
             await world.driver.create(world.request())
         assert caught.value.code is ErrorCode.PROVIDER_FAILED
         assert record(world) is None
+
+
+async def test_what_came_as_something_else_is_told_and_never_taken_for_it(
+    told_world: KuasarWorld,
+) -> None:
+    world = told_world
+
+    def spoil() -> None:
+        (template,) = world.templates()
+        template.snapshot_type = ENVIRONMENT
+
+    async def pausing(_: Sandbox) -> None:
+        asyncio.get_running_loop().call_soon(spoil)
+
+    world.sandboxer.pausing = pausing
+    with pytest.raises(SnapStartError, match="what the Kuasar sandboxer has now is") as caught:
+        await world.driver.create(world.request())
+    assert caught.value.code is ErrorCode.PROVIDER_PROTOCOL
+    found = await world.driver.inspect(KEY)
+    assert found is not None
+    assert (found.mode, found.is_ready) == (None, False)
+    with pytest.raises(UsageError, match="no snapshot of mode Fork"):
+        await world.driver.create(world.request())
+    assert len(world.templates()) == 1
 
 
 # -- what is refused unasked ----------------------------------------------------------------------

@@ -61,6 +61,23 @@ async def test_leases_and_ages_are_those_that_the_form_tells(told_world: KuasarW
     assert await world.driver.inspect(KEY) == found
 
 
+async def test_what_is_there_without_a_pool_has_no_leases(told_world: KuasarWorld) -> None:
+    world = told_world
+    await world.driver.create(world.request())
+    world.sandboxer.restore(KEY, "uid-user")
+    world.sandboxer.config.has_pool = False
+    (found,) = await world.driver.list()
+    assert (found.owner, found.leases) == (OWNER, 0)
+
+
+async def test_leases_that_cannot_be_told_are_an_error(told_world: KuasarWorld) -> None:
+    world = told_world
+    await world.driver.create(world.request())
+    world.fail(None, "lose")
+    with pytest.raises(SnapStartError, match="pool's status"):
+        await world.driver.inspect(KEY)
+
+
 async def test_where_ages_are_not_told_the_records_is_shown(tmp_path: Path) -> None:
     async with kuasar_world(tmp_path, Form.GRPC) as world:
         begun = world.now()
