@@ -17,7 +17,7 @@ from agentd.errors import (
 _SHOWN: Final = 500
 _UNINDEXED_S: Final = 5.0
 _FULL_S: Final = 60.0
-_OTHER: Final = "it speaks another form; agentd finds out which when it starts"
+_OTHER: Final = "it speaks another form; agentd asks which before its next call"
 _LOG: Final = "look at the sandboxer's log"
 _FORM: Final = "is it a form that this version knows? look at its log"
 LOST_HINT: Final = "it is not known whether it was done: look again before repeating"

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agentd.node.pod_start import PodHost
+from agentd.node.pod_subject import subject_of
 from agentd.node.pod_types import Pod
 from controlplane.api import names
-from controlplane.kube.events import ObjectRef, reference
-from controlplane.kube.resource import PODS
 
 
 @dataclass(frozen=True)
@@ -25,16 +24,8 @@ def tell_origin(host: PodHost, pod: Pod, origin: Origin, message: str) -> None:
     host.tracer.step(
         "pod.started", pod=pod.metadata.name, start=origin.started_from, reason=origin.reason
     )
-    about = _about(pod)
+    about = subject_of(pod)
     if origin.started_from == names.FROM_SNAPSHOT:
         host.events.normal(about, "SandboxRestoredFromSnapshot", message)
     elif origin.reason:
         host.events.warning(about, "SandboxRestoreFallback", message)
-
-
-def _about(pod: Pod) -> ObjectRef:
-    meta = pod.metadata
-    owner = meta.controller
-    if owner is None or owner.kind != "Sandbox":
-        return reference(PODS, pod)
-    return ObjectRef(owner.api_version, owner.kind, owner.name, meta.namespace, owner.uid)

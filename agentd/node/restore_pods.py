@@ -8,12 +8,12 @@ from typing import Final
 
 import msgspec
 
+from agentd.node.pod_subject import subject_of
 from agentd.node.pod_types import ContainerPort
 from controlplane.api import names
 from controlplane.api.builds import is_marked_build
 from controlplane.api.meta import Camel, Condition, ObjectMeta
-from controlplane.kube.events import ObjectRef, reference
-from controlplane.kube.resource import PODS
+from controlplane.kube.events import ObjectRef
 
 _PORT: Final = 8080
 
@@ -101,12 +101,7 @@ class SessionPod(Camel, frozen=True):
     @property
     def subject(self) -> ObjectRef:
         """Where people look: its Sandbox if it has one."""
-        owner = self.metadata.controller
-        if owner is None or owner.kind != "Sandbox":
-            return reference(PODS, self)
-        return ObjectRef(
-            owner.api_version, owner.kind, owner.name, self.metadata.namespace, owner.uid
-        )
+        return subject_of(self)
 
 
 def _is_address(text: str) -> bool:

@@ -139,9 +139,9 @@ def unheard(order: Order) -> Order:
     )
 
 
-def choose_spare(found: Templates, record: Record | None) -> list[KuasarTemplate]:
+def choose_spare(found: Templates, order: Order) -> list[KuasarTemplate]:
     """All but one: of those that were recorded, of all if none was, the newest."""
-    kept = found.index((_recorded(found, record) or found)[0]) if found else 0
+    kept = found.index((_recorded(found, order) or found)[0]) if found else 0
     return [*found[:kept], *found[kept + 1 :]]
 
 
@@ -194,17 +194,11 @@ def _is_ready(found: Templates, record: Record | None) -> bool:
     return found[0] in _recorded(found, record) and _mode_of(found) is record.mode
 
 
-def _recorded(found: Templates, record: Record | None) -> list[KuasarTemplate]:
+def _recorded(found: Templates, order: Order) -> list[KuasarTemplate]:
     """Those that came of an order, as far as can be told."""
-    if not isinstance(record, Order):
-        return []
-    if not record.template_ids or not _is_told(found):
+    if not order.template_ids or not all(one.template_id for one in found):
         return [*found]
-    return [one for one in found if one.template_id in record.template_ids]
-
-
-def _is_told(found: Templates) -> bool:
-    return all(one.template_id for one in found)
+    return [one for one in found if one.template_id in order.template_ids]
 
 
 def _mode_of(found: Templates) -> SnapshotMode | None:
