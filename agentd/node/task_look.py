@@ -82,11 +82,7 @@ class Look:
         return msgspec.convert(body, kind, strict=False)
 
     async def _capabilities(self) -> dict[str, frozenset[SnapshotMode]]:
-        found = {}
-        for name, driver in self._drivers.items():
-            async with asyncio.timeout(LIGHT_S):
-                found[name] = await driver.capabilities()
-        return found
+        return {name: await _modes_of(driver) for name, driver in self._drivers.items()}
 
     @staticmethod
     async def _inspect(driver: SnapshotDriver | None, key: str) -> tuple[LocalArtifact | None, str]:
@@ -98,3 +94,12 @@ class Look:
                 return await driver.inspect(key), ""
         except (SnapStartError, TimeoutError) as exc:
             return None, f"looking for the artifact: {classify_failure(exc).message}"
+
+
+async def _modes_of(driver: SnapshotDriver) -> frozenset[SnapshotMode]:
+    """One that does not say in time can do nothing now."""
+    try:
+        async with asyncio.timeout(LIGHT_S):
+            return await driver.capabilities()
+    except TimeoutError:
+        return frozenset()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from agentd.errors import ErrorCode, SnapStartError
-from agentd.node import tasks
+from agentd.node import task_look, tasks
 from agentd.providers.driver import CreateRequest, SnapshotOwner
 from agentd.providers.local import LocalDriver
 from controlplane.api.types import SnapshotMode
@@ -82,6 +82,23 @@ async def test_defect_20_a_build_that_never_ends_is_given_up_and_tried_again(
         status = await world.until_task("Creating")
         assert status["message"] == "the driver did not finish in time"
         assert status["attempts"] == 1
+
+
+async def test_a_provider_that_does_not_say_what_it_can_do_can_do_nothing_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(_driver: LocalDriver) -> frozenset[SnapshotMode]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with running_world(tmp_path, new_cluster()) as world:
+        snapshot = await ready_build(world)
+        monkeypatch.setattr(task_look, "LIGHT_S", 0.5)
+        monkeypatch.setattr(LocalDriver, "capabilities", never)
+        world.task(snapshot)
+        status = await world.until_task("Creating")
+        assert "cannot Fork here now" in status["message"]
+        assert "SnapshotModeNotSupported" in world.events()
 
 
 async def test_defect_63_what_the_driver_made_is_looked_at_before_it_is_reported(
