@@ -24,6 +24,9 @@ from tests.kube.fixtures import (  # noqa: F401
     valkey_server,
 )
 
+# As in agentd, before anybody imports grpc: a test that forks would have it open descriptors anew.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
 # A shell that runs us in the background has us ignore Ctrl-C, and so would all that we start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

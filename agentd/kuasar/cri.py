@@ -8,11 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from grpc import StatusCode
-
 from agentd.errors import ErrorCode, PeerError, SnapStartError, TransientError, UsageError
 from agentd.kuasar.client import PodRef
-from agentd.kuasar.grpc_socket import GrpcSocket
+from agentd.kuasar.grpc_socket import GrpcSocket, StatusCode
 from agentd.kuasar.pb import cri_pb2
 
 SERVICE: Final = "runtime.v1.RuntimeService"

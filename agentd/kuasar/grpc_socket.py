@@ -1,6 +1,7 @@
 """Make unary gRPC calls on a Unix socket, each over a connection of its own.
 
-Importing this module imports grpc: only what speaks gRPC should do so.
+Importing this module imports grpc: only what speaks gRPC should do so. Nothing else imports grpc,
+which reads what is set here when it is imported.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from urllib.parse import quote
 
 # What its core writes to standard error by itself is no line of our log.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+# Nothing here forks without exec, and its handlers would open its descriptors anew at each fork.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -24,6 +27,8 @@ from agentd.errors import ErrorCode, SnapStartError, TransientError
 from agentd.kuasar.failures import LOST_HINT, no_answer, unreachable
 from agentd.kuasar.names import require_socket_path
 from agentd.units import MIB
+
+__all__ = ["GrpcSocket", "StatusCode", "hold_grpc"]
 
 _REPLY_MAX_BYTES: Final = 16 * MIB
 _CHECK_S: Final = 2.0

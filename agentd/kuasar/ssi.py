@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from grpc import StatusCode
-
 from agentd.errors import ErrorCode, SnapStartError, TransientError, UsageError
 from agentd.kuasar.admin_socket import AdminSocket
 from agentd.kuasar.client import Form, KuasarSandbox, KuasarTemplate, PodRef, PoolStatus
 from agentd.kuasar.failures import SANDBOXER, kuasar_error, no_answer
-from agentd.kuasar.grpc_socket import GrpcSocket
+from agentd.kuasar.grpc_socket import GrpcSocket, StatusCode
 from agentd.kuasar.names import require_key
 from agentd.kuasar.pb import sandbox_pb2, ssi_pb2
 from agentd.kuasar.pool import read_pool

@@ -579,3 +579,43 @@ def test_a_process_that_runs_out_of_descriptors_gets_an_error_and_lives_on(tmp_p
     command = [sys.executable, "-c", EXHAUSTED, str(tmp_path / "none.sock")]
     child = subprocess.run(command, stdout=subprocess.PIPE, timeout=50, check=True)
     assert child.stdout.decode().splitlines() == ["provider_unreachable"] * 9
+
+
+FORKING = """
+import asyncio, os, sys
+from pathlib import Path
+from agentd.errors import SnapStartError
+from agentd.kuasar.ssi import read_plugin_info
+
+def kept():
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[name] = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:
+            pass
+    return found
+
+async def main():
+    try:
+        await read_plugin_info(Path(sys.argv[1]), deadline_s=5)
+    except SnapStartError:
+        pass
+    before = kept()
+    for _ in range(3):
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0)
+        os.waitpid(pid, 0)
+    print(set(kept().items()) - set(before.items()))
+
+asyncio.run(main())
+"""
+
+
+def test_a_process_that_forks_keeps_the_descriptors_it_has(tmp_path: Path) -> None:
+    """grpc would open its own anew in the parent, too."""
+    command = [sys.executable, "-c", FORKING, str(tmp_path / "none.sock")]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GRPC_")}
+    child = subprocess.run(command, stdout=subprocess.PIPE, env=env, timeout=50, check=True)
+    assert child.stdout.decode().split() == ["set()"]
