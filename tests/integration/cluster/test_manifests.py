@@ -13,7 +13,6 @@ import pytest
 from controlplane.api import names
 from controlplane.api.crds import DIRECTORY
 from tests.kube.api import Api, Object
-from tests.kube.assets import Assets
 from tests.kube.cluster import Cluster
 from tests.kube.manifests import load
 
@@ -28,11 +27,20 @@ LABEL = names.provider_label("snapstart.kuasar.io")
 
 @pytest.fixture(scope="module")
 def installed(api_cluster: Cluster) -> Cluster:
-    api_cluster.install_crds([DIRECTORY])
+    return install(api_cluster)
+
+
+@pytest.fixture(scope="module")
+def installed_beside_agent_sandbox(cluster: Cluster) -> Cluster:
+    return install(cluster)
+
+
+def install(cluster: Cluster) -> Cluster:
+    cluster.install_crds([DIRECTORY])
     for path in ("namespace", "rbac-controlplane", "rbac-agentd", "agentd-policy", "runtimeclass"):
-        api_cluster.apply(load(KUBERNETES / f"{path}.yaml"))
-    wait_for_policy(api_cluster)
-    return api_cluster
+        cluster.apply(load(KUBERNETES / f"{path}.yaml"))
+    wait_for_policy(cluster)
+    return cluster
 
 
 def wait_for_policy(cluster: Cluster) -> None:
@@ -204,15 +212,15 @@ def test_an_agent_tells_of_its_sandboxer_and_nothing_else_of_a_nodes_status(
 
 
 def test_an_agent_that_may_replace_pods_notes_it_on_their_sandbox_alone(
-    installed: Cluster, kube_assets: Assets
+    installed_beside_agent_sandbox: Cluster,
 ) -> None:
-    installed.install_crds([kube_assets.sandbox("v1beta1").crds])
+    installed = installed_beside_agent_sandbox
     role = "--clusterrole=snapstart-agentd-replacing"
     name = f"r-{uuid.uuid4().hex[:8]}"
     account = f"--serviceaccount={NAMESPACE}:snapstart-agentd"
     installed.kubectl("create", "clusterrolebinding", name, role, account)
+    sandbox = make_sandbox(installed)
     try:
-        sandbox = make_sandbox(installed)
         key = "snapstart.agentcube.volcano.sh/replaced-pod"
         change = ("annotate", "--overwrite", "sandbox", sandbox)
         installed.kubectl(*change, f"{key}=u1", *as_agent("node-a"))
@@ -223,6 +231,7 @@ def test_an_agent_that_may_replace_pods_notes_it_on_their_sandbox_alone(
         assert "nothing else of it" in refused(installed.kubectl, *suspend, *as_agent("n"))
     finally:
         installed.kubectl("delete", "clusterrolebinding", name)
+        installed.kubectl("delete", "sandbox", sandbox)
 
 
 def make_sandbox(cluster: Cluster) -> str:
