@@ -7,7 +7,7 @@ machines run on. `run` begins anew, after a pause, whatever goes wrong.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -87,15 +87,17 @@ class NodeAgent:
         self._driver = LocalDriver(outside.engine, self._has_image)
         self._addresses = Addresses(parse_network(self._settings.node.pod_cidr))
         self._forwarders = Forwarders(self._engine, self._addresses, self._tracer)
-        self._kuasar = _make_kuasar(outside) if self._settings.kuasar.enabled else None
-        self._drivers = dict(self._choose_drivers())
+        self._kuasar: KuasarPart | None = None
+        # Elsewhere the Pods are a kubelet's, whose machines are not this engine's to snapshot.
+        self._drivers: dict[str, SnapshotDriver] = (
+            {self._driver.name: self._driver} if self._settings.node.virtual else {}
+        )
 
-    def _choose_drivers(self) -> Iterator[tuple[str, SnapshotDriver]]:
-        """The Pods of a kubelet have machines that are not this engine's to snapshot."""
-        if self._settings.node.virtual:
-            yield self._driver.name, self._driver
-        if self._kuasar is not None:
-            yield self._kuasar.driver.name, self._kuasar.driver
+    def _open_kuasar(self) -> None:
+        """Once. Raises: SnapStartError when its ledger cannot be opened; tried again then."""
+        if self._settings.kuasar.enabled and self._kuasar is None:
+            self._kuasar = _make_kuasar(self._outside)
+            self._drivers[self._kuasar.driver.name] = self._kuasar.driver
 
     def _has_image(self) -> bool:
         return bool(self._settings.node.images or list_images(self._settings.image_cache_dir))
@@ -121,6 +123,7 @@ class NodeAgent:
                 self._tracer.step("node.failed", node=self._name, error=str(exc))
 
     async def _work(self, kube: KubeApi) -> None:
+        self._open_kuasar()
         cluster = str((await kube.get(NAMESPACES, "kube-system"))["metadata"]["uid"])
         version = await kube.preferred_version(names.SANDBOX_GROUP)
         place = Place(self._name, cluster, sandboxes(version))
