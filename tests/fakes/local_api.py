@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
 import json
 import threading
 from collections.abc import Mapping
@@ -86,6 +87,7 @@ class FakeLocalApi:
         self.connections: set[int] = set()
         self.build_polls = 2
         self.build_error: dict[str, str] | None = None
+        self._numbers = itertools.count(1)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, name="fake-local-api")
         self._is_up = threading.Event()
@@ -252,7 +254,7 @@ class FakeLocalApi:
         if wish["template"] not in self.templates:
             raise KeyError("template_not_found")
         made = self.add_session(
-            f"fork{len(self.requests)}", template=wish["template"], mode=wish["mode"]
+            f"fork{next(self._numbers)}", template=wish["template"], mode=wish["mode"]
         )
         for path, content in wish["files"].items():
             self.files[made["id"], path] = base64.b64decode(content)

@@ -6,8 +6,10 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,6 +77,23 @@ def test_every_command_speaks_json(daemon: FakeLocalApi, run: Run, command: str)
     assert result.exit_code == 0, result.stderr
     assert one_document(result)
     assert result.stderr == ""
+
+
+def test_forks_whose_orders_arrive_in_pieces_are_told_apart(daemon: FakeLocalApi) -> None:
+    body = json.dumps({"template": "python", "mode": "fork", "files": {}}).encode()
+    head = f"POST /v1/sessions HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.socket(socket.AF_UNIX) as one, socket.socket(socket.AF_UNIX) as other:
+        for link in (one, other):
+            link.settimeout(10)
+            link.connect(str(daemon.socket_path))
+            link.sendall(head.encode())
+        before = len(daemon.sessions)
+        while daemon.requests.count(("POST", "/v1/sessions")) < 2:
+            time.sleep(0.001)
+        for link in (one, other):
+            link.sendall(body)
+            assert link.recv(4096).startswith(b"HTTP/1.1 201")
+    assert len(daemon.sessions) == before + 2
 
 
 @pytest.mark.parametrize("command", ["template list", "session list", "top", "fork python -n 2"])
