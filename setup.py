@@ -1,4 +1,4 @@
-"""Build the C core's two Python modules, and the messages of foreign protocols.
+"""Build the C core's two Python modules, the page server, and the messages of foreign protocols.
 
 Environment: SNAPSTART_SANITIZE (for example address,undefined), SNAPSTART_DEBUG=1,
 SNAPSTART_COVERAGE=1; anything else comes from CFLAGS as usual.
@@ -7,11 +7,14 @@ SNAPSTART_COVERAGE=1; anything else comes from CFLAGS as usual.
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 CORE = [
@@ -65,9 +68,26 @@ def core_extension(flags: list[str], link: list[str]) -> Extension:
     )
 
 
+class BuildNative(build_ext):
+    """Build the extensions, and the page server beside them: agentd/snap-pager, a program."""
+
+    def run(self) -> None:
+        """Build all of it."""
+        super().run()
+        directory = ROOT / "build" / "pager"
+        command = ["make", "-s", "-C", str(ROOT / "native"), f"O={directory}", "pager"]
+        subprocess.run(command, check=True)
+        is_in_place = self.inplace or self.editable_mode
+        package = (ROOT if is_in_place else Path(self.build_lib)) / "agentd"
+        # Renamed into place: one that runs now cannot be written to.
+        made = shutil.copy2(directory / "snap-pager", package / ".snap-pager.new")
+        os.replace(made, package / "snap-pager")
+
+
 build_protos.generate(ROOT)
 compile_flags, link_flags = compiler_flags()
 setup(
+    cmdclass={"build_ext": BuildNative},
     ext_modules=[
         *cythonize(  # type: ignore[no-untyped-call]
             [core_extension(compile_flags, link_flags)], quiet=True
