@@ -7,13 +7,15 @@ PY     := $(VENV)/bin/python
 STAMPS := build/.stamps
 JSON   ?=
 
-NATIVE := $(shell find native agentd/kuasar/pb -name '*.proto' -o -name '*.[ch]' -o -name '*.pyx' -o -name '*.pxd' \
+NATIVE := $(shell find native agentd/kuasar/pb -name '*.proto' -o -path native/Makefile -o -name '*.[ch]' -o -name '*.pyx' -o -name '*.pxd' \
   -o -path 'native/*.py' 2>/dev/null)
 
 SEEDS  ?= 10000
 SEED   ?=
+DEATHS ?= 1000
 
-.PHONY: help demo demo-cluster test test-kvm simulate bench bench-kuasar lint native clean
+.PHONY: help demo demo-cluster test test-kvm simulate bench bench-kuasar bench-pager torture \
+  lint native clean
 .DEFAULT_GOAL := help
 
 help:
@@ -72,5 +74,12 @@ $(STAMPS)/native: setup.py $(NATIVE) $(STAMPS)/venv
 bench-kuasar: ## what agentd adds to a call of a Kuasar sandboxer, a stand-in
 	@deploy/run-target '$(JSON)' $(PY) -m bench.kuasar
 
+bench-pager: ## the page server against the smallest C loop, the kernel, and its limits
+	@deploy/run-target '$(JSON)' $(PY) -m bench.pager
+
+torture: ## kill the page server DEATHS=1000 times under machines that verify every byte
+	@deploy/run-target '$(JSON)' $(PY) -m tests.torture --deaths $(DEATHS) \
+	  $(if $(SEED),--seed $(SEED))
+
 clean: ## remove what was built and fetched
-	rm -rf build $(VENV) agentd/*.so agentd/kuasar/pb/*_pb2.py* native/build native/shim/*.c
+	rm -rf build $(VENV) agentd/*.so agentd/snap-pager agentd/kuasar/pb/*_pb2.py* native/build native/shim/*.c

@@ -25,6 +25,10 @@ from agentd.errors import ConfigError, ErrorCode
 from agentd.http.local_api import make_app
 from agentd.log import LogTracer, configure_logging
 from agentd.metrics import Metrics
+from agentd.pager.client import PagerClient
+from agentd.pager.places import PagerPlace, choose_journal_dir, own_binary
+from agentd.pager.process import PagerProcess
+from agentd.pager.watch import PagerWatch, is_wanted, summarise
 from agentd.sdnotify import Notifier
 from agentd.settings import Settings, describe
 from agentd.store.copier import Copier
@@ -32,6 +36,7 @@ from agentd.store.templates import TemplateStore
 from agentd.vmm.absent import AbsentVmm
 from agentd.vmm.vmm import Vmm
 from agentd.wire.manifest import Machine
+from agentd.wire.pager import Stats
 
 _BACKLOG: Final = 1024
 _FACTS_OF: Final = Machine(memory_mib=256, vcpus=1)  # facts name a machine; the status needs none
@@ -59,9 +64,9 @@ class Parts:
 async def serve(parts: Parts) -> None:
     """Run until told to stop.
 
-    Up: data directory, monitor, journal, what a predecessor left, then the API's socket, then
-    READY=1. Down: STOPPING=1, no new requests, those in progress, builds, and the sessions are left
-    running for a successor.
+    Up: data directory, monitor, page server, journal, what a predecessor left, then the API's
+    socket, then READY=1. Down: STOPPING=1, no new requests, those in progress, builds, and the
+    sessions are left running for a successor.
     Raises: SnapStartError if it cannot start. Cancellation: as being told to stop.
     """
     settings = parts.settings
@@ -81,11 +86,18 @@ async def serve(parts: Parts) -> None:
         vmm = parts.make_vmm(settings, installation_id)
         down.callback(vmm.close)
         outside = Outside(settings, vmm, store, tracer)
+        facts = vmm.facts(_FACTS_OF)
+        pager = make_pager_watch(settings, facts.engine, tracer)
+        tasks = Tasks(tracer)
+        # Before machines are adopted: one whose memory nobody serves does not answer.
+        if pager is not None:
+            down.callback(pager.close)
+            tasks.start("pager", pager.run(), eternal=True)
+        down.push_async_callback(tasks.stop, settings.stop.requests_s)
         engine = await down.enter_async_context(_running(Engine(outside)))
         _watch_engine(metrics, engine)
-        tasks = Tasks(tracer)
-        down.push_async_callback(tasks.stop, settings.stop.requests_s)
-        app = make_app(engine, settings, metrics, vmm.facts(_FACTS_OF))
+        _watch_pager(metrics, pager)
+        app = make_app(engine, settings, metrics, facts, None if pager is None else pager.client)
         await down.enter_async_context(_listening(app, settings))
         if settings.node.enabled:
             agents = Tasks(tracer)
@@ -153,6 +165,30 @@ def _watch_engine(metrics: Metrics, engine: Engine) -> None:
         "snapstart_template_bytes",
         "Memory of loaded templates.",
         lambda: float(engine.templates.loaded_bytes),
+    )
+
+
+def _watch_pager(metrics: Metrics, pager: PagerWatch | None) -> None:
+    def latest() -> Stats | None:
+        return None if pager is None else pager.latest
+
+    metrics.watch(
+        "snapstart_pager_up", "1 while a page server answers.", lambda: float(latest() is not None)
+    )
+    metrics.watch(
+        "snapstart_pager_machines",
+        "Machines that the page server serves.",
+        lambda: float(summarise(latest()).machines),
+    )
+    metrics.watch(
+        "snapstart_pager_covered_ratio",
+        "Of the pages that their guests asked for, those that were there before.",
+        lambda: summarise(latest()).covered,
+    )
+    metrics.watch(
+        "snapstart_pager_max_stall_seconds",
+        "The longest that one of them waited for a page.",
+        lambda: summarise(latest()).max_stall_s,
     )
 
 
@@ -224,6 +260,34 @@ def _cannot_listen(path: Path, why: str) -> ConfigError:
         f"listening on {str(path)!r}: {why}",
         hint="stop what uses it, or choose another api.socket",
     )
+
+
+def make_pager_place(settings: Settings) -> PagerPlace:
+    """Where the page server of this node is, or would be."""
+    pager, control = settings.pager, settings.pager_socket
+    mountinfo = Path("/proc/self/mountinfo").read_text()
+    return PagerPlace(
+        pager.binary or own_binary(),
+        control,
+        pager.journal_dir or choose_journal_dir(control, settings.run_dir, mountinfo),
+        pager.hand_over_s,
+        pager.readers,
+        pager.kuasar_socket,
+        pager.kuasar_dir,
+    )
+
+
+def make_pager_watch(settings: Settings, engine: str, tracer: Tracer) -> PagerWatch | None:
+    """Who looks at the page server, and starts one where machines need it; None if it is off.
+
+    engine: of the monitor.
+    """
+    if settings.pager.enabled == "off":
+        return None
+    place, log_file = make_pager_place(settings), settings.run_dir / "pager.log"
+    is_needed = is_wanted(engine, serves_kuasar=place.kuasar_socket is not None)
+    process = PagerProcess(place, log_file, tracer.step) if is_needed else None
+    return PagerWatch(PagerClient(place.control_socket), tracer.step, log_file, process)
 
 
 def make_vmm(settings: Settings, installation_id: str) -> Vmm:

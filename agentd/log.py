@@ -10,7 +10,9 @@ import structlog
 
 # Steps that every session repeats; an operator asks for them by level debug.
 _WARNING_SUFFIXES: Final = (".failed", ".lost", ".refused", ".ended_early")
-_INFO_EVENTS: Final = ("daemon.", "template.", "adoption.", "session.ready", "session.ended")
+_INFO_EVENTS: Final = (
+    "daemon.", "template.", "adoption.", "session.ready", "session.ended", "pager.", "working_set.",
+)  # fmt: skip
 
 
 def configure_logging(level: str, form: str, stream: TextIO | None = None) -> None:

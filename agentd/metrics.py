@@ -17,6 +17,17 @@ _BUCKETS_S: Final = (
 )
 _STAGES: Final = ("spawn", "load", "resume", "inject", "guest_ready", "total")
 
+# What the page server counts, by its own names.
+_PAGED: Final = {
+    "faults": ("faults", "Pages that guests asked for before they were there."),
+    "prefetched": ("prefetched_pages", "Pages of working sets, installed unasked."),
+    "copied": ("copied_pages", "Pages that came by copying."),
+    "shared": ("shared_pages", "Pages of a shared image, mapped without copying."),
+    "zeroed": ("zeroed_pages", "Pages of zeros, mapped without memory of their own."),
+    "removed": ("removed_pages", "Pages that guests gave back."),
+    "stalls": ("stalls", "Faults that took more than 10 ms."),
+}
+
 
 class Metrics:
     """A tracer that counts. The registry is this object's own, so that tests can have many."""
@@ -54,6 +65,21 @@ class Metrics:
         self._replaced = self._counter(
             "snapstart_replaced_pods", "Pods deleted because they waited for an injection."
         )
+        self._served = self._counter(
+            "snapstart_pager_machines_served",
+            "Machines that the page server serves, by how their memory gets there, and why so.",
+            *("method", "why"),
+        )
+        self._stopped = self._counter(
+            "snapstart_pager_machines_stopped", "Machines that the page server had to stop."
+        )
+        self._paged = {
+            name: self._counter(f"snapstart_pager_{series}", text)
+            for name, (series, text) in _PAGED.items()
+        }
+        self._working_sets = self._counter(
+            "snapstart_working_sets", "Working sets made of recordings, by outcome.", "outcome"
+        )
         self._stage = Histogram(
             "snapstart_start_stage_seconds",
             "Seconds from the request to the end of each stage of a start.",
@@ -80,6 +106,17 @@ class Metrics:
                 self._stuck.labels(str(details["sign"])).inc()
             case "pod.replaced":
                 self._replaced.inc()
+            case "pager.served":
+                self._served.labels(str(details["method"]), str(details["why"])).inc()
+            case "pager.machine.failed":
+                self._stopped.inc()
+            case "pager.counted":
+                for name, counter in self._paged.items():
+                    counter.inc(float(details[name]))
+            case "working_set.made":
+                self._working_sets.labels("made").inc()
+            case "working_set.failed":
+                self._working_sets.labels("failed").inc()
             case "template.ready":
                 self._built.labels("ready").inc()
             case "template.failed":

@@ -21,6 +21,8 @@ _CONTROL_PLANE_PREFIX: Final = "SNAPSTART_CONTROLPLANE_"
 _ENV_SEPARATOR: Final = "__"
 _SOCKET_PATH_BYTES: Final = 107  # unix(7): sun_path without its terminating NUL
 _VM_PATH_TAIL: Final = len("/vms/s-0123456789abcdef/channel.sock")
+_MOST_READERS: Final = 64
+_MOST_RECORDS: Final = 64
 
 
 class _Group(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -196,6 +198,37 @@ class Proxy(_Group, frozen=True):
     client_ca_file: Path | None = None
 
 
+class Pager(_Group, frozen=True):
+    """The page server, which fills the memory of machines whose monitor leaves that to others."""
+
+    # auto uses one that answers on the control socket, and starts one where a monitor of this node
+    # needs it and none answers. off: monitors map files.
+    enabled: str = "auto"
+    # Its --control. None: pager.sock in run_dir.
+    control_socket: Path | None = None
+    # Its --journal, on a tmpfs: what a successor needs has to stay in memory, and to end with the
+    # machines at a reboot. None: pager in run_dir if that is on one, else a place in /dev/shm.
+    journal_dir: Path | None = None
+    # snap-pager. None: the one that was built with this package.
+    binary: Path | None = None
+    # Seconds from the order to the hand-over of the memory: a monitor connects within milliseconds,
+    # one that has not by then will not.
+    hand_over_s: float = 10.0
+    # Threads that wait for disks, so that a cold page of one machine stops no other; more of them
+    # than a disk serves at once gain nothing.
+    readers: int = 4
+    # MiB of a template's working set at most; to install as much takes about 50 ms. Guests touch
+    # less before they answer; a recording of more is of something else.
+    working_set_mib: int = 128
+    # First forks of a template that are recorded, at the price of slower faults; what most of them
+    # touched is installed in later ones. Three is the least number of which most is not all.
+    record_forks: int = 3
+    # Where a Kuasar sandboxer's hypervisor hands its memory over, /tmp/uffd.sock; None: nowhere.
+    kuasar_socket: Path | None = None
+    # Below it are the sandboxes whose memory images may be named there.
+    kuasar_dir: Path | None = None
+
+
 class Stop(_Group, frozen=True):
     """How long each stage of a stop may take; seconds. TimeoutStopSec must exceed `longest_s`."""
 
@@ -232,6 +265,7 @@ class Settings(_Group, frozen=True):
     node: Node = Node()
     kuasar: Kuasar = Kuasar()
     proxy: Proxy = Proxy()
+    pager: Pager = Pager()
     stop: Stop = Stop()
     log: Log = Log()
 
@@ -254,6 +288,11 @@ class Settings(_Group, frozen=True):
     def socket(self) -> Path:
         """The API's socket, resolved."""
         return self.api.socket or self.run_dir / "agentd.sock"
+
+    @property
+    def pager_socket(self) -> Path:
+        """The page server's control socket, resolved."""
+        return self.pager.control_socket or self.run_dir / "pager.sock"
 
     @property
     def concurrent_forks(self) -> int:
@@ -381,6 +420,7 @@ def _check(settings: Settings, where: str) -> None:
     _check_mode(where, settings.api.socket_mode)
     _check_node(where, settings.node)
     _check_kuasar(where, settings)
+    _check_pager(where, settings)
     _check_numbers(settings, where)
 
 
@@ -412,13 +452,7 @@ def _check_kuasar(where: str, settings: Settings) -> None:
             "set one of them",
         )
     for name in ("admin_socket", "grpc_socket", "listen_socket", "cri_socket"):
-        path: Path = getattr(settings.kuasar, name)
-        if not path.is_absolute() or len(os.fsencode(path)) > _SOCKET_PATH_BYTES:
-            raise _invalid(
-                where,
-                f"kuasar.{name} is {str(path)!r}",
-                f"give a full path of at most {_SOCKET_PATH_BYTES} bytes",
-            )
+        _check_socket(where, f"kuasar.{name}", getattr(settings.kuasar, name))
 
 
 def _check_proxy(where: str, settings: Settings, environ: Mapping[str, str]) -> None:
@@ -448,6 +482,34 @@ def _check_proxy(where: str, settings: Settings, environ: Mapping[str, str]) -> 
         )
 
 
+def _check_pager(where: str, settings: Settings) -> None:
+    pager = settings.pager
+    _check_choice(where, "pager.enabled", pager.enabled, ("auto", "off"))
+    for name in ("journal_dir", "binary", "kuasar_dir"):
+        path: Path | None = getattr(pager, name)
+        if path is not None and not path.is_absolute():
+            raise _invalid(where, f"pager.{name} is {str(path)!r}", "give a full path")
+    for name in ("control_socket", "kuasar_socket"):
+        _check_socket(where, f"pager.{name}", getattr(pager, name))
+    # Its supervisor makes a socket in there.
+    _check_socket(where, "pager.journal_dir", pager.journal_dir and pager.journal_dir / "notify")
+    if (pager.kuasar_socket is None) != (pager.kuasar_dir is None):
+        raise _invalid(
+            where, "pager.kuasar_socket and pager.kuasar_dir need each other", "set both"
+        )
+    if pager.readers > _MOST_READERS or pager.record_forks > _MOST_RECORDS:
+        most = f"at most {_MOST_READERS} readers, {_MOST_RECORDS} record_forks"
+        raise _invalid(where, "pager.readers or pager.record_forks is too large", f"give {most}")
+
+
+def _check_socket(where: str, key: str, path: Path | None) -> None:
+    if path is None:
+        return
+    if not path.is_absolute() or len(os.fsencode(path)) > _SOCKET_PATH_BYTES:
+        hint = f"give a full path of at most {_SOCKET_PATH_BYTES} bytes"
+        raise _invalid(where, f"{key} is {str(path)!r}", hint)
+
+
 def _check_mode(where: str, text: str) -> None:
     try:
         fits = 0 <= int(text, 8) <= 0o777
@@ -465,6 +527,7 @@ _MAY_BE_ZERO: Final = {
     ("admission", "queued_forks"),
     ("warm", "count"),
     ("monitor", "uid_base"),
+    ("pager", "record_forks"),
 }
 
 

@@ -24,6 +24,7 @@ _DEFAULT_CONFIG: Final = Path("/etc/snapstart/agentd.toml")
 @click.command(
     epilog="\b\nExample:\n  snapctl doctor --json | jq '.checks[] | select(.level != \"ok\")'\n"
     "  snapctl doctor --provider snapstart.kuasar.io\n"
+    "  snapctl doctor --pager\n"
 )
 @click.option(
     "--state-dir",
@@ -42,13 +43,18 @@ _DEFAULT_CONFIG: Final = Path("/etc/snapstart/agentd.toml")
     "config_file",
     type=click.Path(path_type=Path, dir_okay=False),
     envvar="SNAPSTART_CONFIG",
-    help=f"agentd's settings file, which names the sockets of a Kuasar node; {_DEFAULT_CONFIG} if "
-    "that exists.",
+    help="agentd's settings file, which names the sockets of a Kuasar node and of the page server; "
+    f"{_DEFAULT_CONFIG} if that exists.",
 )
+@click.option("--pager", is_flag=True, help="Check the page server, and what it needs, as well.")
 @common_options
 @pass_settings
 def doctor(
-    settings: Settings, state_dir: Path, provider: str | None, config_file: Path | None
+    settings: Settings,
+    state_dir: Path,
+    provider: str | None,
+    config_file: Path | None,
+    pager: bool,
 ) -> int:
     """Check this machine and the daemon; exit code 11 if something must be repaired."""
     checks = (
@@ -56,6 +62,8 @@ def doctor(
         if provider is None
         else _check_provider(settings, state_dir, provider, config_file)
     )
+    if pager:
+        checks += _check_pager(settings, state_dir, config_file)
     settings.show(
         {"checks": checks},
         lambda: Table(
@@ -78,9 +86,7 @@ def _check_provider(
     """Raises: click.BadParameter for a provider that is not known; ConfigError."""
     from agentd.providers.local import PROVIDER as QEMU
 
-    # agentd is given its node's name by whoever starts it, an operator's shell seldom has it.
-    environ = {"NODE_NAME": platform.node(), **os.environ}
-    agentd = load_settings(_choose_file(config_file), environ)
+    agentd = _agentds_settings(config_file)
     known = [QEMU, *dict.fromkeys((Kuasar().provider, agentd.kuasar.provider))]
     if provider not in known:
         message = f"{provider!r} is not known here; use one of {', '.join(known)}"
@@ -97,6 +103,35 @@ def _check_kuasar(settings: Settings, state_dir: Path, agentd: AgentdSettings) -
     host = Host(Path("/"), socket, state_dir.absolute(), os.environ)
     node = Node(agentd, host.read("proc/self/mountinfo"), time.time())
     return run_checks(host, DAEMON) + run_kuasar_checks(node)
+
+
+def _check_pager(settings: Settings, state_dir: Path, config_file: Path | None) -> list[Check]:
+    """Raises: ConfigError."""
+    from agentd.cli.doctor_pager import (
+        PagerNode,
+        Probes,
+        ask_systemctl,
+        run_pager_checks,
+        some_machine_uid,
+    )
+    from agentd.daemon import make_pager_place
+
+    agentd = _agentds_settings(config_file)
+    node = PagerNode(
+        Host(Path("/"), settings.socket or default_socket(), state_dir.absolute(), os.environ),
+        make_pager_place(agentd),
+        agentd.pager.enabled == "off",
+        some_machine_uid(agentd.monitor.uid_base),
+        agentd.machines.memory_mib,
+        Probes(),
+        ask_systemctl,
+    )
+    return run_pager_checks(node)
+
+
+def _agentds_settings(file: Path | None) -> AgentdSettings:
+    """agentd is given its node's name by whoever starts it, an operator's shell seldom has it."""
+    return load_settings(_choose_file(file), {"NODE_NAME": platform.node(), **os.environ})
 
 
 def _choose_file(file: Path | None) -> Path | None:

@@ -14,19 +14,24 @@ from agentd.http.openapi import describe_api
 from agentd.http.routes import Handle, Route
 from agentd.http.sessions_api import SessionsApi
 from agentd.metrics import Metrics
+from agentd.pager.client import PagerClient
 from agentd.settings import Settings
 from agentd.wire.manifest import VmmFacts
 
 
 def make_app(
-    engine: Engine, settings: Settings, metrics: Metrics, facts: VmmFacts
+    engine: Engine,
+    settings: Settings,
+    metrics: Metrics,
+    facts: VmmFacts,
+    pager: PagerClient | None = None,
 ) -> web.Application:
     """The application; whoever runs it owns its sockets."""
     app = web.Application(
         middlewares=[translate_errors], client_max_size=settings.api.max_body_bytes
     )
     routes = [
-        *NodeApi(engine, settings, metrics, facts).routes(),
+        *NodeApi(engine, settings, metrics, facts, pager).routes(),
         *SessionsApi(engine, settings).routes(),
     ]
     for route in routes:

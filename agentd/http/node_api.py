@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from typing import Final
 
 from aiohttp import web
 
@@ -12,26 +13,39 @@ from agentd import __version__
 from agentd.engine.engine import Engine
 from agentd.engine.template import Template
 from agentd.engine.usage import measure_all, own_rss_bytes
-from agentd.errors import ErrorCode, UsageError
+from agentd.errors import ErrorCode, SnapStartError, UsageError
 from agentd.http.codec import read_body, reply
 from agentd.http.routes import Route
 from agentd.http.views import view_template, view_verification
 from agentd.metrics import CONTENT_TYPE, Metrics
+from agentd.pager.client import PagerClient
 from agentd.settings import Settings
 from agentd.wire import api
 from agentd.wire.manifest import VmmFacts
+from agentd.wire.pager import Stats
+
+_PAGER_S: Final = 1.0
 
 
 class NodeApi:
-    """Handlers for templates, status, usage, metrics. facts: of the monitor, for the status."""
+    """Handlers for templates, status, usage, metrics.
+
+    facts: of the monitor, for the status. pager: whom to ask what it did; None for nobody.
+    """
 
     def __init__(
-        self, engine: Engine, settings: Settings, metrics: Metrics, facts: VmmFacts
+        self,
+        engine: Engine,
+        settings: Settings,
+        metrics: Metrics,
+        facts: VmmFacts,
+        pager: PagerClient | None,
     ) -> None:
         self._engine = engine
         self._settings = settings
         self._metrics = metrics
         self._facts = facts
+        self._pager = pager
         self._started_s = time.monotonic()
 
     def routes(self) -> list[Route]:
@@ -140,7 +154,17 @@ class NodeApi:
             for session_id, used in zip(pids, measured, strict=True)
             if used is not None
         ]
-        return reply(200, api.Usages(usage=usage, agentd_rss_bytes=own_rss_bytes()))
+        paging = await self._paging()
+        return reply(200, api.Usages(usage=usage, agentd_rss_bytes=own_rss_bytes(), pager=paging))
+
+    async def _paging(self) -> Stats | None:
+        """Nobody waits long for it: whether it is there, metrics and the log tell."""
+        if self._pager is None or not self._pager.has_socket():
+            return None
+        try:
+            return await self._pager.stats(deadline_s=_PAGER_S)
+        except SnapStartError:
+            return None
 
     async def metrics(self, request: web.Request) -> web.StreamResponse:
         """Prometheus text."""

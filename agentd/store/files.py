@@ -17,7 +17,10 @@ MANIFEST: Final = "manifest.json"
 MEMORY: Final = "memory"
 DEVICE_STATE: Final = "device_state"
 DIGEST: Final = "memory.sha256"
-KNOWN: Final = frozenset({MANIFEST, MEMORY, DEVICE_STATE, DIGEST})
+# Hints of what its first forks touched: files of the page server, pages to be read early.
+PAGES: Final = "pages"
+READ_AHEAD: Final = "read_ahead.json"
+KNOWN: Final = frozenset({MANIFEST, MEMORY, DEVICE_STATE, DIGEST, PAGES, READ_AHEAD})
 
 _OPEN_DIR: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: a FIFO put in the place of a file must not make the open wait for a writer.

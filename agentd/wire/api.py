@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from agentd.wire.pager import Stats
+
 
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Base of what callers send: unknown members are refused."""
@@ -227,7 +229,8 @@ class Usage(Reply, frozen=True):
 
 
 class Usages(Reply, frozen=True):
-    """What every session uses."""
+    """What every session uses. pager: of the page server, None where none answers."""
 
     usage: list[Usage]
     agentd_rss_bytes: int
+    pager: Stats | None = None

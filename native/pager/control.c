@@ -2,7 +2,6 @@
 #include "control.h"
 
 #include <errno.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -10,11 +9,13 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "control_request.h"
 #include "deadline.h"
 #include "fdutil.h"
 #include "json_out.h"
 #include "json_scan.h"
 #include "recording.h"
+#include "stats.h"
 
 #ifndef PAGER_VERSION
 #define PAGER_VERSION "0"
@@ -23,7 +24,6 @@
 #define LINE_MAX_BYTES (64 * 1024)
 #define LINKS_MAX 256
 #define BACKLOG 64
-#define WAIT_MAX_S 86400
 #define OP_BYTES 32
 
 /* One client. */
@@ -132,117 +132,6 @@ static void answer_ok(struct control_link *link)
                 answer(link, &out);
 }
 
-/* -- reading requests ------------------------------------------------------------------------------ */
-
-static int read_text(struct json request, const char *name, bool is_needed, char *buffer, size_t capacity)
-{
-        struct json value;
-        int r = json_find(request, name, &value);
-        ssize_t n;
-
-        buffer[0] = '\0';
-        if (r == -ENOENT && !is_needed)
-                return 0;
-        if (r)
-                return -EBADMSG;
-        n = json_string(value, buffer, capacity);
-        return n < 0 || strlen(buffer) != (size_t)n ? -EBADMSG : 0;
-}
-
-static int read_vm(struct json request, char *ret_vm)
-{
-        static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-";
-
-        if (read_text(request, "vm", true, ret_vm, JOURNAL_ID_BYTES) || !ret_vm[0] || ret_vm[0] == '.')
-                return -EBADMSG;
-        return strspn(ret_vm, allowed) == strlen(ret_vm) ? 0 : -EBADMSG;
-}
-
-static int digit(char c)
-{
-        return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
-static int read_digest(const char *text, uint8_t *ret_digest)
-{
-        if (strlen(text) != (size_t)2 * WORKING_SET_DIGEST_BYTES)
-                return -EBADMSG;
-        for (int i = 0; i < WORKING_SET_DIGEST_BYTES; i++) {
-                int high = digit(text[2 * i]), low = digit(text[2 * i + 1]);
-
-                if (high < 0 || low < 0)
-                        return -EBADMSG;
-                ret_digest[i] = (uint8_t)(high * 16 + low);
-        }
-        return 0;
-}
-
-static int read_protocol(struct json request, enum handshake_protocol *ret_protocol)
-{
-        char name[OP_BYTES];
-
-        if (read_text(request, "protocol", true, name, sizeof(name)))
-                return -EBADMSG;
-        if (strcmp(name, "firecracker") == 0)
-                *ret_protocol = HANDSHAKE_FIRECRACKER;
-        else if (strcmp(name, "memfd") == 0)
-                *ret_protocol = HANDSHAKE_MEMFD;
-        else
-                return -EBADMSG;
-        return 0;
-}
-
-static bool is_path(const char *path, bool is_needed)
-{
-        return path[0] == '/' || (!is_needed && path[0] == '\0');
-}
-
-static const char *read_order(struct json request, struct machine_order *order)
-{
-        char digest[2 * WORKING_SET_DIGEST_BYTES + 1];
-        struct json value;
-        int64_t uid = 0;
-
-        if (read_vm(request, order->vm))
-                return "vm: 1 to 63 of letters, digits, '_', '-', '.', not beginning with '.'";
-        if (read_protocol(request, &order->protocol))
-                return "protocol: \"firecracker\" or \"memfd\"";
-        if (read_text(request, "socket", true, order->socket, sizeof(order->socket)) || !is_path(order->socket, true))
-                return "socket: a full path of at most 107 bytes";
-        if (read_text(request, "image", false, order->image, sizeof(order->image)) ||
-            !is_path(order->image, order->protocol != HANDSHAKE_MEMFD))
-                return "image: the full path of a file; only memfd may leave it out";
-        if (order->protocol == HANDSHAKE_MEMFD && order->image[0])
-                return "image: comes with the hand-over for memfd";
-        if (read_text(request, "digest", true, digest, sizeof(digest)) || read_digest(digest, order->digest))
-                return "digest: 64 hexadecimal digits";
-        if (read_text(request, "working_set", false, order->working_set, sizeof(order->working_set)) ||
-            !is_path(order->working_set, false))
-                return "working_set: a full path, or empty";
-        if (read_text(request, "record", false, order->record, sizeof(order->record)) ||
-            !is_path(order->record, false))
-                return "record: a full path, or empty";
-        if (json_find(request, "uid", &value) == 0 && (json_integer(value, &uid) || uid < 0 || uid >= UINT32_MAX))
-                return "uid: a user id";
-        order->uid = (uid_t)uid;
-        return NULL;
-}
-
-int control_parse_order(const char *text, size_t length, struct machine_order *ret_order, const char **ret_why)
-{
-        struct machine_order order = {0};
-        struct json request;
-
-        *ret_why = "it is no JSON object";
-        if (json_parse(text, length, &request) || request.text[0] != '{')
-                return -EBADMSG;
-        *ret_why = read_order(request, &order);
-        if (*ret_why)
-                return -EBADMSG;
-        *ret_order = order;
-        return 0;
-}
-
 /* -- requests -------------------------------------------------------------------------------------- */
 
 static int64_t count_machines(const struct server *server)
@@ -277,7 +166,7 @@ static void listen_for(struct control_link *link, struct json request)
                 link_close(link);
                 return;
         }
-        why = read_order(request, order);
+        why = request_order(request, order);
         r = why ? -EBADMSG : server_listen(link->control->server, order, &why);
         free(order);
         if (r == -ENAMETOOLONG || r == -EBADMSG || r == -EEXIST)
@@ -323,11 +212,68 @@ static bool tell(struct control_link *link, const struct machine *machine)
                 refuse(link, "unknown", "no such machine is expected or served: end its monitor, begin anew");
         else if (machine->state == MACHINE_STOPPED)
                 refuse(link, "stopped", machine->reason);
-        else if (machine->state == MACHINE_SERVING && machine->vm->is_ready)
+        else if (machine->state == MACHINE_SERVING && machine->vm->is_ready && !machine->vm->is_stopping)
                 answer_serving(link, machine);
         else
                 return false;
         return true;
+}
+
+static struct control_link *find_link(struct control *control, uint64_t serial)
+{
+        struct control_link *link = control->links;
+
+        while (link && link->serial != serial)
+                link = link->next;
+        return link;
+}
+
+static void answer_offloaded(struct control_link *link, const struct offloaded *one)
+{
+        struct offload_stats stats;
+        struct json_out out;
+
+        offload_get_stats(one->session, &stats);
+        if (!accepted(link, &out))
+                return;
+        json_put_text(&out, "vm", one->order.vm);
+        json_put_integer(&out, "pid", stats.pid);
+        json_put_text(&out, "method", one->order.is_save ? "save" : "offload");
+        json_put_text(&out, "why", "its monitor asks over a connection");
+        json_put_integer(&out, "regions", 0);
+        json_put_integer(&out, "pages", (int64_t)stats.pages);
+        json_put_integer(&out, "prefetched", (int64_t)stats.prefetched);
+        json_put_integer(&out, "data_bytes", (int64_t)stats.data_bytes);
+        json_put_text(&out, "kept_by", "nobody");
+        answer(link, &out);
+}
+
+/* Answer a wait for a session if there is an answer. Returns whether there was. */
+static bool tell_offloaded(struct control_link *link, const struct offloaded *one)
+{
+        switch (one->state) {
+        case OFFLOADED_CALLING:
+                return false;
+        case OFFLOADED_SERVING:
+        case OFFLOADED_SAVED:
+                answer_offloaded(link, one);
+                return true;
+        default:
+                refuse(link, "stopped", one->why ? one->why : "its process ended");
+                return true;
+        }
+}
+
+static void offload_changed(struct offloads *offloads, struct offloaded *one)
+{
+        struct control *control = container_of(offloads, struct control, offloads);
+        struct control_link *link, *next;
+
+        for (link = control->links; link; link = next) {
+                next = link->next;
+                if (strcmp(link->waiting_for, one->order.vm) == 0)
+                        tell_offloaded(link, one);
+        }
 }
 
 static void wait_ended(struct timer *timer)
@@ -335,40 +281,29 @@ static void wait_ended(struct timer *timer)
         struct control_link *link = container_of(timer, struct control_link, timer);
         const struct machine *machine = server_find(link->control->server, link->waiting_for);
 
-        if (machine && machine->state == MACHINE_LISTENING)
+        if (offloads_find(&link->control->offloads, link->waiting_for))
+                refuse(link, "timeout", "its monitor does not have all that it needs yet");
+        else if (machine && machine->state == MACHINE_LISTENING)
                 refuse(link, "hand_over",
                        machine->refused ? machine->refused : "its monitor has not handed its memory over");
         else
                 refuse(link, "timeout", "it is served, but what is to be installed before it resumes is not there yet");
 }
 
-static int read_seconds(struct json request, const char *name, double *ret_seconds)
-{
-        char text[32], *end;
-        struct json value;
-        double seconds;
-
-        if (json_find(request, name, &value) || value.length >= sizeof(text) || value.text[0] == '"')
-                return -EBADMSG;
-        memcpy(text, value.text, value.length);
-        text[value.length] = '\0';
-        seconds = strtod(text, &end);
-        if (*end || !isfinite(seconds) || seconds < 0 || seconds > WAIT_MAX_S)
-                return -EBADMSG;
-        *ret_seconds = seconds;
-        return 0;
-}
-
 static void wait_for(struct control_link *link, struct json request)
 {
+        const struct offloaded *offloaded;
         char vm[JOURNAL_ID_BYTES];
         double seconds;
+        bool is_told;
 
-        if (read_vm(request, vm) || read_seconds(request, "timeout_s", &seconds)) {
+        if (request_vm(request, vm) || request_seconds(request, "timeout_s", &seconds)) {
                 refuse(link, "invalid", "vm: the name of a machine; timeout_s: a number of seconds");
                 return;
         }
-        if (tell(link, server_find(link->control->server, vm)))
+        offloaded = offloads_find(&link->control->offloads, vm);
+        is_told = offloaded ? tell_offloaded(link, offloaded) : tell(link, server_find(link->control->server, vm));
+        if (is_told)
                 return;
         memcpy(link->waiting_for, vm, sizeof(vm));
         loop_set(&link->control->server->loop, &link->timer, now_ns() + (int64_t)(seconds * (double)NS_PER_S));
@@ -392,21 +327,13 @@ static void forget(struct control_link *link, struct json request)
 {
         char vm[JOURNAL_ID_BYTES];
 
-        if (read_vm(request, vm)) {
+        if (request_vm(request, vm)) {
                 refuse(link, "invalid", "vm: the name of a machine");
                 return;
         }
+        offloads_forget(&link->control->offloads, vm);
         server_forget(link->control->server, vm);
         answer_ok(link);
-}
-
-static struct control_link *find_link(struct control *control, uint64_t serial)
-{
-        struct control_link *link = control->links;
-
-        while (link && link->serial != serial)
-                link = link->next;
-        return link;
 }
 
 static void recorded(struct recording *recording)
@@ -429,15 +356,51 @@ static void recorded(struct recording *recording)
         answer(link, &out);
 }
 
+static void offload_recorded(struct offloads *offloads, struct offloaded *one, const char *why)
+{
+        struct control_link *link = find_link(container_of(offloads, struct control, offloads), one->serial);
+        struct offload_stats stats;
+        struct json_out out;
+
+        if (!link)
+                return;
+        if (why) {
+                refuse(link, "system", why);
+                return;
+        }
+        offload_get_stats(one->session, &stats);
+        if (!accepted(link, &out))
+                return;
+        json_put_integer(&out, "touches", (int64_t)stats.touches);
+        json_put_integer(&out, "written", (int64_t)stats.written);
+        answer(link, &out);
+}
+
+static void end_offload_recording(struct control_link *link, struct offloaded *one)
+{
+        if (one->is_recording || offload_end_recording(one->session)) {
+                refuse(link, "unknown", "it is not recorded, not served yet, or its recording was ended before");
+                return;
+        }
+        one->is_recording = true;
+        one->serial = link->serial;
+}
+
 static void end_recording(struct control_link *link, struct json request)
 {
         struct server *server = link->control->server;
+        struct offloaded *offloaded;
         char vm[JOURNAL_ID_BYTES];
         struct machine *machine;
         int r;
 
-        if (read_vm(request, vm)) {
+        if (request_vm(request, vm)) {
                 refuse(link, "invalid", "vm: the name of a machine");
+                return;
+        }
+        offloaded = offloads_find(&link->control->offloads, vm);
+        if (offloaded) {
+                end_offload_recording(link, offloaded);
                 return;
         }
         machine = server_find(server, vm);
@@ -452,43 +415,6 @@ static void end_recording(struct control_link *link, struct json request)
                 refuse(link, "system", strerror(-r));
 }
 
-static const char *state_name(const struct machine *machine)
-{
-        static const char *const names[] = {"listening", "listening", "serving", "stopped"};
-
-        return names[machine->state];
-}
-
-static void put_protocol(struct json_out *out, enum handshake_protocol protocol)
-{
-        json_put_text(out, "protocol",
-                      protocol == HANDSHAKE_FIRECRACKER ? "firecracker"
-                      : protocol == HANDSHAKE_KUASAR    ? "kuasar"
-                                                        : "memfd");
-}
-
-static void put_serving(struct json_out *out, const struct vm *vm)
-{
-        const struct journal_head *head = vm->journal.head;
-        const struct journal_counters *n = &head->counters;
-        uint64_t asked = n->prefetched + n->faults;
-
-        json_put_integer(out, "pid", head->pid);
-        json_put_text(out, "method", method_name(head->method));
-        json_put_text(out, "why", head->why);
-        json_put_integer(out, "pages", (int64_t)head->n_pages);
-        json_put_integer(out, "faults", (int64_t)n->faults);
-        json_put_integer(out, "prefetched", (int64_t)n->prefetched);
-        json_put_integer(out, "copied", (int64_t)n->copied);
-        json_put_integer(out, "shared", (int64_t)n->shared);
-        json_put_integer(out, "zeroed", (int64_t)n->zeroed);
-        json_put_integer(out, "removed", (int64_t)n->removed);
-        json_put_integer(out, "working_set", vm->template->has_set ? (int64_t)vm->template->set.n_pages : 0);
-        json_put_real(out, "covered", asked ? (double)n->prefetched / (double)asked : NAN);
-        json_put_integer(out, "stalls", (int64_t)n->stalls);
-        json_put_integer(out, "max_stall_us", (int64_t)n->max_stall_us);
-}
-
 static void stats(struct control_link *link, struct json request)
 {
         struct server *server = link->control->server;
@@ -500,16 +426,10 @@ static void stats(struct control_link *link, struct json request)
         json_put_integer(&out, "pid", getpid());
         json_put_real(&out, "uptime_s", (double)(now_ns() - server->begun_ns) / (double)NS_PER_S);
         json_enter(&out, "machines", '[');
-        for (const struct machine *one = server->machines; one; one = one->next) {
-                json_enter(&out, NULL, '{');
-                json_put_text(&out, "vm", one->order.vm);
-                json_put_text(&out, "state", one->vm && one->vm->is_stopping ? "stopped" : state_name(one));
-                put_protocol(&out, one->order.protocol);
-                json_put_text(&out, "reason", one->vm ? one->vm->reason : "");
-                if (one->vm)
-                        put_serving(&out, one->vm);
-                json_leave(&out, '}');
-        }
+        for (const struct machine *one = server->machines; one; one = one->next)
+                stats_put_machine(&out, one);
+        for (const struct offloaded *one = link->control->offloads.first; one; one = one->next)
+                stats_put_offloaded(&out, one);
         json_leave(&out, ']');
         json_enter(&out, "stopped", '[');
         for (const struct machine *one = server->stopped; one; one = one->next) {
@@ -520,6 +440,36 @@ static void stats(struct control_link *link, struct json request)
         }
         json_leave(&out, ']');
         answer(link, &out);
+}
+
+static void offload(struct control_link *link, struct json request, bool is_save)
+{
+        struct offload_order *order = calloc(1, sizeof(*order));
+        const char *why;
+        int r;
+
+        if (!order) {
+                link_close(link);
+                return;
+        }
+        order->is_save = is_save;
+        why = request_offload(request, order);
+        r = why ? -EBADMSG : offloads_begin(&link->control->offloads, order, &why);
+        free(order);
+        if (r)
+                refuse(link, word_of(r), why);
+        else
+                answer_ok(link);
+}
+
+static void offload_save(struct control_link *link, struct json request)
+{
+        offload(link, request, true);
+}
+
+static void offload_restore(struct control_link *link, struct json request)
+{
+        offload(link, request, false);
 }
 
 static void retire(struct control_link *link, struct json request)
@@ -536,7 +486,8 @@ static const struct {
         void (*answer)(struct control_link *link, struct json request);
 } operations[] = {
         {"hello", hello},   {"listen", listen_for}, {"wait", wait_for},  {"end_recording", end_recording},
-        {"forget", forget}, {"stats", stats},       {"retire", retire},
+        {"forget", forget}, {"stats", stats},       {"retire", retire},  {"offload_save", offload_save},
+        {"offload_restore", offload_restore},
 };
 
 static void do_line(struct control_link *link, const char *line, size_t length)
@@ -546,7 +497,7 @@ static void do_line(struct control_link *link, const char *line, size_t length)
 
         link->is_busy = true;
         if (json_parse(line, length, &request) || request.text[0] != '{' ||
-            read_text(request, "op", true, name, sizeof(name))) {
+            request_text(request, "op", true, name, sizeof(name))) {
                 refuse(link, "invalid", "a request is one line: a JSON object with an \"op\"");
                 return;
         }
@@ -710,6 +661,8 @@ int control_open(struct control *control, struct server *server, const char *pat
         if (r)
                 return r;
         *control = (struct control){.server = server, .listener = {.ready = connected, .fd = fd}};
+        control->offloads = (struct offloads){
+                .server = server, .changed = offload_changed, .recorded = offload_recorded};
         r = loop_add(&server->loop, &control->listener, EPOLLIN);
         if (r)
                 return r;
@@ -721,6 +674,7 @@ int control_open(struct control *control, struct server *server, const char *pat
 
 void control_close(struct control *control)
 {
+        offloads_close(&control->offloads);
         while (control->links)
                 link_close(control->links);
         loop_remove(&control->server->loop, &control->listener);

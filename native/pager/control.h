@@ -5,6 +5,7 @@
 #ifndef SNAPSTART_CONTROL_H
 #define SNAPSTART_CONTROL_H
 
+#include "offloads.h"
 #include "server.h"
 
 struct control {
@@ -13,6 +14,7 @@ struct control {
         struct control_link *links;
         unsigned n_links;
         uint64_t next_serial;
+        struct offloads offloads;
 };
 
 /* Listen at @path, replacing a socket there that nobody answers: the caller holds the journal's lock.
@@ -20,8 +22,5 @@ struct control {
 int control_open(struct control *control, struct server *server, const char *path);
 
 void control_close(struct control *control);
-
-/* One request line, for tests and fuzzing. Returns 0 with the order, or -EBADMSG with @ret_why. */
-int control_parse_order(const char *text, size_t length, struct machine_order *ret_order, const char **ret_why);
 
 #endif

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -62,7 +63,7 @@ static int find_holes(struct image *image)
         return 0;
 }
 
-static int map(struct image *image)
+int image_map(struct image *image)
 {
         void *memory = mmap(NULL, image->identity.size_bytes, PROT_READ, MAP_SHARED, image->fd, 0);
 
@@ -82,36 +83,59 @@ static bool is_sealed(int fd)
         return seals >= 0 && (seals & NEEDED_SEALS) == NEEDED_SEALS;
 }
 
-int image_open_fd(int fd, struct image *ret_image)
+int image_take_fd(int fd, struct image *ret_image)
 {
-        struct image image = {.fd = fd};
         struct stat st;
-        int r;
+        int r = 0;
 
         if (fstat(fd, &st) < 0)
                 r = -errno;
         else if (!S_ISREG(st.st_mode) || st.st_size <= 0)
                 r = -EINVAL;
-        else {
-                image.identity = identity_of(&st);
-                image.pages = (image.identity.size_bytes + IMAGE_PAGE_BYTES - 1) / IMAGE_PAGE_BYTES;
-                image.is_sealed = is_sealed(fd);
-                r = map(&image);
-        }
         if (r) {
-                image_close(&image);
+                close_fd(fd);
                 return r;
         }
-        *ret_image = image;
+        *ret_image = (struct image){
+                .fd = fd,
+                .identity = identity_of(&st),
+                .is_sealed = is_sealed(fd),
+                .pages = ((uint64_t)st.st_size + IMAGE_PAGE_BYTES - 1) / IMAGE_PAGE_BYTES,
+        };
         return 0;
 }
 
-int image_open(const char *path, struct image *ret_image)
+int image_take(const char *path, struct image *ret_image)
 {
         /* Of something that is no file, a FIFO say, opening must not wait. */
         int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 
-        return fd < 0 ? -errno : image_open_fd(fd, ret_image);
+        return fd < 0 ? -errno : image_take_fd(fd, ret_image);
+}
+
+static int map_taken(int taken, struct image *image, struct image *ret_image)
+{
+        int r = taken ? taken : image_map(image);
+
+        if (r && !taken)
+                image_close(image);
+        if (!r)
+                *ret_image = *image;
+        return r;
+}
+
+int image_open_fd(int fd, struct image *ret_image)
+{
+        struct image image;
+
+        return map_taken(image_take_fd(fd, &image), &image, ret_image);
+}
+
+int image_open(const char *path, struct image *ret_image)
+{
+        struct image image;
+
+        return map_taken(image_take(path, &image), &image, ret_image);
 }
 
 void image_close(struct image *image)
@@ -134,6 +158,21 @@ int image_check(const struct image *image)
                 return -errno;
         now = identity_of(&st);
         return is_same(&now, &image->identity) ? 0 : -ESTALE;
+}
+
+int image_holds_zeros(const struct image *image, uint64_t page)
+{
+        static const uint8_t zeros[IMAGE_PAGE_BYTES];
+        uint8_t content[IMAGE_PAGE_BYTES];
+        ssize_t n;
+
+        if (image_is_zero(image, page))
+                return 1;
+        /* Not through the mapping: of a file that was cut that would be a signal. */
+        n = pread(image->fd, content, sizeof(content), (off_t)(page * IMAGE_PAGE_BYTES));
+        if (n <= 0)
+                return n < 0 ? -errno : -ENODATA;
+        return memcmp(content, zeros, (size_t)n) == 0;
 }
 
 static uint64_t clipped(const struct image *image, uint64_t page, uint64_t pages)
@@ -161,6 +200,10 @@ int image_populate(const struct image *image, uint64_t page, uint64_t pages)
         void *at = (void *)(image->memory + page * IMAGE_PAGE_BYTES);
 
         pages = clipped(image, page, pages);
+        /* In one go: the mapping is read a page at a time. */
+        if (pages > 1)
+                posix_fadvise(image->fd, (off_t)(page * IMAGE_PAGE_BYTES), (off_t)(pages * IMAGE_PAGE_BYTES),
+                              POSIX_FADV_WILLNEED);
         while (madvise(at, pages * IMAGE_PAGE_BYTES, MADV_POPULATE_READ) < 0) {
                 if (errno == EINTR || errno == EAGAIN)
                         continue;

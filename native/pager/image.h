@@ -27,12 +27,23 @@ struct image {
         uint64_t *zeros; /* one bit for each page: it is in a hole; owned */
 };
 
-/* Take over @fd, a regular file or a memfd, as an image. @fd: owned by the image from here on, closed
+/* Take over @fd, a regular file or a memfd, as an image that is not mapped yet: fd, identity, is_sealed and pages
+ * are known. @fd: owned by the image from here on, closed on failure too.
+ * Returns 0, -EINVAL if it is no such file or is empty, or another negative errno. */
+int image_take_fd(int fd, struct image *ret_image);
+
+/* As image_take_fd(), of the file at @path. */
+int image_take(const char *path, struct image *ret_image);
+
+/* Map it and find its holes. Returns 0 or a negative errno; the image is to be closed either way. */
+int image_map(struct image *image);
+
+/* Take over @fd as an image and map it. @fd: owned by the image from here on, closed
  * on failure too.
  * Returns 0, -EINVAL if it is no such file or is empty, or another negative errno. */
 int image_open_fd(int fd, struct image *ret_image);
 
-/* As image_open_fd(), of the regular file at @path (O_NOFOLLOW is not used: Kuasar names links). */
+/* As image_open_fd(), of the file at @path. Links are followed: Kuasar names them. */
 int image_open(const char *path, struct image *ret_image);
 
 /* Release everything. Closing it twice is harmless. */
@@ -51,6 +62,10 @@ static inline bool image_is_zero(const struct image *image, uint64_t page)
 /* Returns whether @pages pages from @page on are in the page cache (mincore(2)): reading them will
  * not wait for a disk. At most 512 are looked at. */
 bool image_is_resident(const struct image *image, uint64_t page, uint64_t pages);
+
+/* Returns 1 if page @page holds nothing but zeros, in a hole or not; 0 if not; or a negative errno if it cannot
+ * be read. Blocks. */
+int image_holds_zeros(const struct image *image, uint64_t page);
 
 /* Map @pages pages from @page on into this process, reading what is not in memory. Blocks.
  * Returns 0, -EFAULT if the file ends before, -EIO if it cannot be read, or another negative errno. */

@@ -125,8 +125,11 @@ static bool are_regions_sound(const struct journal_head *head)
                 const struct region *region = &head->regions[i];
                 uint64_t page = region->page_bytes;
 
-                if (page < IMAGE_PAGE_BYTES || page & (page - 1) || region->size_bytes % page ||
+                if (page < IMAGE_PAGE_BYTES || page > UINT64_C(1) << 30 || page & (page - 1) || region->size_bytes % page ||
                     region->size_bytes == 0 || region->address % page || region->offset % page)
+                        return false;
+                if (region->address + region->size_bytes <= region->address ||
+                    region->offset + region->size_bytes <= region->offset)
                         return false;
                 if (i > 0 && region->address - head->regions[i - 1].address < head->regions[i - 1].size_bytes)
                         return false;

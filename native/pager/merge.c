@@ -80,7 +80,7 @@ static size_t put_members(const struct mention *mentions, size_t n, const struct
                 struct member *member = &members[n_members++];
 
                 *member = (struct member){ .page = mentions[i].page };
-                member->flags = image_is_zero(image, member->page) ? TOUCH_ZERO : 0;
+                member->flags = image_holds_zeros(image, member->page) == 1 ? TOUCH_ZERO : 0;
                 for (; i < n && mentions[i].page == member->page; i++) {
                         member->flags |= mentions[i].flags & TOUCH_WRITTEN;
                         member->rank += mentions[i].rank;

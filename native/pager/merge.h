@@ -1,4 +1,4 @@
-/* What several records of an image agree on. Pure.
+/* What several records of an image agree on. Reads nothing but whether pages of the image hold zeros.
  *
  * A page belongs to the set if more than half of the records touched it. Pages that lie beside each other in
  * the image and are of the same kind (written, zero) make a run, which is as early as the earliest of them:

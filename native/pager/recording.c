@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
 /* Where a page of the image is in the machine. Returns false if no region holds it. */
 static bool find_address(const struct recording *recording, uint64_t page, uint64_t *ret_address)
@@ -25,7 +26,7 @@ static bool find_address(const struct recording *recording, uint64_t page, uint6
 /* Returns whether the guest changed the page. One that cannot be read any more was not. */
 static bool was_written(const struct recording *recording, uint64_t page)
 {
-        uint8_t now[IMAGE_PAGE_BYTES];
+        uint8_t now[IMAGE_PAGE_BYTES], then[IMAGE_PAGE_BYTES];
         struct iovec here = {.iov_base = now, .iov_len = sizeof(now)}, there = {.iov_len = sizeof(now)};
         uint64_t address;
 
@@ -34,7 +35,10 @@ static bool was_written(const struct recording *recording, uint64_t page)
         there.iov_base = (void *)(uintptr_t)address;
         if (process_vm_readv(recording->pid, &here, 1, &there, 1, 0) != sizeof(now))
                 return false;
-        return memcmp(now, recording->template->image.memory + page * IMAGE_PAGE_BYTES, sizeof(now)) != 0;
+        /* Not through the mapping: of an image that was cut that would be a signal. */
+        if (pread(recording->template->image.fd, then, sizeof(then), (off_t)(page * IMAGE_PAGE_BYTES)) != sizeof(then))
+                return false;
+        return memcmp(now, then, sizeof(now)) != 0;
 }
 
 /* In a reader thread. */
@@ -49,7 +53,7 @@ static void write_down(struct job *job)
 
                 if (!(touch->flags & TOUCH_WRITTEN) && was_written(recording, touch->page))
                         touch->flags |= TOUCH_WRITTEN;
-                if (image_is_zero(&template->image, touch->page))
+                if (image_holds_zeros(&template->image, touch->page) == 1)
                         touch->flags |= TOUCH_ZERO;
                 recording->n_written += touch->flags & TOUCH_WRITTEN ? 1 : 0;
         }

@@ -159,6 +159,14 @@ void server_forget(struct server *server, const char *vm)
 
 /* -- serving --------------------------------------------------------------------------------------- */
 
+/* A monitor may have closed since what it held when it handed its memory over. */
+static bool does_hold_now(const struct journal_head *head)
+{
+        return fd_find_in(head->pid, head->uffd_device, head->uffd_inode) >= 0 &&
+               (head->protocol != HANDSHAKE_MEMFD ||
+                fd_find_in(head->pid, head->identity.device, head->identity.inode) >= 0);
+}
+
 static void vm_is_ready(struct vm_host *host, struct vm *vm)
 {
         struct server *server = container_of(host, struct server, host);
@@ -166,6 +174,12 @@ static void vm_is_ready(struct vm_host *host, struct vm *vm)
 
         if (!machine)
                 return;
+        if (!does_hold_now(vm->journal.head))
+                vm->journal.head->kept_by &= ~(uint32_t)KEPT_BY_VMM;
+        if (!vm->journal.head->kept_by) {
+                vm_stop(vm, "nobody else holds its userfaultfd any more: it could not outlive the page server");
+                return;
+        }
         say(machine, "vm.ready", vm->journal.head->why);
         server->changed(server, machine);
 }
@@ -332,8 +346,8 @@ static const char *check_memfd(struct machine *machine, struct journal_head *fac
 {
         struct image *image = &machine->pending.image;
 
-        if (image_open_fd(TAKE_FD(handed->fds[1]), image))
-                return "its memfd cannot be mapped";
+        if (image_take_fd(TAKE_FD(handed->fds[1]), image))
+                return "what it sent as its memfd is none";
         if (!image->is_sealed)
                 return "its memfd is not sealed against writing and shrinking";
         facts->memfd_number =
@@ -497,7 +511,7 @@ int server_listen(struct server *server, const struct machine_order *order, cons
                 return -ENOMEM;
         if (order->image[0]) {
                 *ret_why = "its image cannot be opened";
-                r = image_open(order->image, &machine->image);
+                r = image_take(order->image, &machine->image);
         }
         if (!r) {
                 *ret_why = "its socket cannot be made";
@@ -553,7 +567,7 @@ static const char *take_kuasar(struct server *server, struct handed *handed)
         if (!machine)
                 return "no memory";
         add(server, machine);
-        if (image_open(path, &machine->image))
+        if (image_take(path, &machine->image))
                 why = "its image cannot be opened";
         else
                 why = take(machine, handed);
@@ -643,9 +657,9 @@ static int find_image(struct server *server, const struct journal_head *head, in
 
         if (head->protocol == HANDSHAKE_MEMFD) {
                 fd = find_again(server, head, pidfd, head->memfd_number, head->identity.device, head->identity.inode);
-                r = fd < 0 ? fd : image_open_fd(fd, &image);
+                r = fd < 0 ? fd : image_take_fd(fd, &image);
         } else
-                r = image_open(head->image_path, &image);
+                r = image_take(head->image_path, &image);
         if (r)
                 return r;
         if (!is_same_image(&image.identity, &head->identity)) {
@@ -869,6 +883,7 @@ int server_open(struct server *server, const struct server_settings *settings, c
         if (r)
                 return r;
         server->templates.reader = &server->reader;
+        server->templates.loop = &server->loop;
         server->host = (struct vm_host){
                 .loop = &server->loop,
                 .reader = &server->reader,
@@ -897,7 +912,7 @@ void server_abandon(struct server *server)
                 const struct journal_head *head = one->vm ? one->vm->journal.head : one->pending.facts;
                 int pidfd = one->vm ? one->vm->process.fd : one->pending.pidfd;
 
-                if (!head || pidfd < 0 || head->kept_by & KEPT_BY_VMM)
+                if (!head || pidfd < 0 || does_hold_now(head))
                         continue;
                 say(one, "vm.stopped", "its keeper is gone, and nobody else holds its userfaultfd");
                 process_end(pidfd);
@@ -924,6 +939,7 @@ void server_close(struct server *server)
         reader_close(&server->reader);
         keeper_close(&server->keeper);
         loop_close(&server->loop);
+        templates_close(&server->templates);
 out:
         close_fd(server->lock_fd);
         close_fd(server->journal_fd);

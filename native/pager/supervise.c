@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -34,7 +35,7 @@
 #define PAUSE_MS 500
 
 struct supervisor {
-        int notify_fd, signal_fd; /* owned */
+        int notify_fd, signal_fd, lock_fd; /* owned */
         char notify_path[108];
         char program[4096];
         char **argv;
@@ -160,8 +161,14 @@ static bool hear(struct supervisor *supervisor)
 static int open_notify(struct supervisor *supervisor, const char *directory)
 {
         struct sockaddr_un address = {.sun_family = AF_UNIX};
+        char path[4096];
         int on = 1;
 
+        /* Two in one directory would take each other's socket away. */
+        snprintf(path, sizeof(path), "%s/supervise.lock", directory);
+        supervisor->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+        if (supervisor->lock_fd < 0 || flock(supervisor->lock_fd, LOCK_EX | LOCK_NB) < 0)
+                return -errno;
         if (snprintf(supervisor->notify_path, sizeof(supervisor->notify_path), "%s/notify", directory) >=
             (int)sizeof(supervisor->notify_path))
                 return -ENAMETOOLONG;
@@ -214,15 +221,17 @@ static int hand_down(const struct supervisor *supervisor)
 
 static void become(const struct supervisor *supervisor, pid_t parent)
 {
-        sigset_t none;
+        sigset_t held;
 
         /* A page server whose keeper is gone may have machines that could not outlive it. */
         prctl(PR_SET_PDEATHSIG, SUPERVISOR_GONE);
         if (getppid() != parent || hand_down(supervisor))
                 _exit(EXIT_FAILURE);
         setenv("NOTIFY_SOCKET", supervisor->notify_path, 1);
-        sigemptyset(&none);
-        sigprocmask(SIG_SETMASK, &none, NULL);
+        /* Held back until it can end its machines in order. */
+        sigemptyset(&held);
+        sigaddset(&held, SUPERVISOR_GONE);
+        sigprocmask(SIG_SETMASK, &held, NULL);
         execv(supervisor->program, supervisor->argv);
         _exit(EXIT_FAILURE);
 }
@@ -326,13 +335,15 @@ static void release(struct supervisor *supervisor)
         free(supervisor->kept);
         close_fd(supervisor->signal_fd);
         close_fd(supervisor->notify_fd);
+        close_fd(supervisor->lock_fd);
         if (supervisor->notify_path[0])
                 unlink(supervisor->notify_path);
 }
 
 int supervise(int argc, char **argv, const char *directory)
 {
-        struct supervisor supervisor = {.notify_fd = FD_NONE, .signal_fd = FD_NONE, .argv = argv};
+        struct supervisor supervisor = {
+                .notify_fd = FD_NONE, .signal_fd = FD_NONE, .lock_fd = FD_NONE, .argv = argv};
         ssize_t n = readlink("/proc/self/exe", supervisor.program, sizeof(supervisor.program) - 1);
         int r;
 
@@ -341,7 +352,7 @@ int supervise(int argc, char **argv, const char *directory)
         r = n < 0 ? -errno : open_signals(&supervisor);
         r = r ? r : open_notify(&supervisor, directory);
         if (r)
-                fprintf(stderr, "snap-pager: supervising in %s: %s\nhint: the directory has to be there\n", directory,
+                fprintf(stderr, "snap-pager: supervising in %s: %s\nhint: the directory has to be there, and without another supervisor\n", directory,
                         strerror(-r));
         r = r ? EXIT_FAILURE : run(&supervisor);
         release(&supervisor);

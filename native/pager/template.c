@@ -5,14 +5,13 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
+
+#include "deadline.h"
 
 #define FIRST_CHUNK_PAGES 32 /* the guest waits for the beginning */
 #define CHUNK_PAGES 256
-#define SAMPLES 64 /* runs looked at to see whether a set is in memory */
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ 22
-#endif
+#define ASK_BYTES (128 * 1024)
+#define KEPT_NS (60 * NS_PER_S) /* without users */
 
 static struct template *template_of(struct warming *warming)
 {
@@ -20,24 +19,19 @@ static struct template *template_of(struct warming *warming)
                                   : container_of(warming, struct template, image_warming);
 }
 
-static int populate_data(const struct template *template, size_t run)
-{
-        void *at = (void *)(template->set.data + (uint64_t)template->data_at[run] * IMAGE_PAGE_BYTES);
-        size_t bytes = (size_t)template->set.runs[run].pages * IMAGE_PAGE_BYTES;
-
-        while (madvise(at, bytes, MADV_POPULATE_READ) < 0)
-                if (errno != EINTR && errno != EAGAIN)
-                        return -errno;
-        return 0;
-}
-
-static int populate_run(const struct template *template, bool from_data, size_t run)
+static int populate_run(const struct template *template, size_t run)
 {
         const struct run *one = &template->set.runs[run];
 
-        if (one->flags & TOUCH_ZERO)
-                return 0;
-        return from_data ? populate_data(template, run) : image_populate(&template->image, one->page, one->pages);
+        return one->flags & TOUCH_ZERO ? 0 : image_populate(&template->image, one->page, one->pages);
+}
+
+/* Let the disk work on all of it while the beginning is installed. In pieces, because the kernel cuts a call to
+ * what the device reads ahead. */
+static void ask_for_all(const struct working_set *set)
+{
+        for (size_t at = 0; at < set->mapping_bytes; at += ASK_BYTES)
+                readahead(set->fd, (off_t)at, ASK_BYTES);
 }
 
 /* In a reader thread. */
@@ -45,11 +39,16 @@ static void warm_some(struct job *job)
 {
         struct warming *warming = container_of(job, struct warming, job);
         const struct template *template = template_of(warming);
+        uint32_t from = template->data_at[warming->ready_runs], to = template->data_at[warming->next_runs];
 
-        if (warming->from_data && warming->ready_runs == 0)
-                readahead(template->set.fd, 0, template->set.mapping_bytes);
+        if (warming->from_data) {
+                if (warming->ready_runs == 0)
+                        ask_for_all(&template->set);
+                warming->job_error = working_set_populate(&template->set, from, to - from);
+                return;
+        }
         for (size_t run = warming->ready_runs; run < warming->next_runs && !warming->job_error; run++)
-                warming->job_error = populate_run(template, warming->from_data, run);
+                warming->job_error = populate_run(template, run);
 }
 
 static void submit(struct warming *warming)
@@ -83,6 +82,7 @@ static void destroy(struct template *template)
         image_close(&template->image);
         free(template->set_path);
         free(template->in_set);
+        free(template->populated);
         free(template->data_at);
         free(template);
 }
@@ -96,13 +96,10 @@ static void warmed_some(struct job *job)
         warming->error = warming->job_error;
         if (!warming->error)
                 warming->ready_runs = warming->next_runs;
-        if (--template->users == 0) {
-                destroy(template);
-                return;
-        }
         if (!warming->error && warming->ready_runs < template->set.n_runs)
                 submit(warming);
         tell_waiters(warming);
+        template_release(template->templates, template);
 }
 
 static int index_runs(struct template *template)
@@ -111,7 +108,7 @@ static int index_runs(struct template *template)
         uint32_t at = 0;
 
         template->in_set = calloc(template->image.pages / 64 + 1, sizeof(*template->in_set));
-        template->data_at = calloc(set->n_runs + 1, sizeof(*template->data_at));
+        template->data_at = calloc(set->n_runs + 1, sizeof(*template->data_at)); /* the last: where they end */
         if (!template->in_set || !template->data_at)
                 return -ENOMEM;
         for (size_t i = 0; i < set->n_runs; i++) {
@@ -122,6 +119,7 @@ static int index_runs(struct template *template)
                 for (uint64_t page = run->page; page < (uint64_t)run->page + run->pages; page++)
                         template->in_set[page / 64] |= UINT64_C(1) << (page % 64);
         }
+        template->data_at[set->n_runs] = at;
         return 0;
 }
 
@@ -160,6 +158,8 @@ static void init_warming(struct warming *warming, struct reader *reader, bool fr
                 .job = {.work = warm_some, .done = warmed_some}, .reader = reader, .from_data = from_data};
 }
 
+static void was_not_needed(struct timer *timer);
+
 static int make(struct templates *templates, struct image *image, const uint8_t *digest, const char *set_path,
                 struct template **ret_template)
 {
@@ -171,12 +171,16 @@ static int make(struct templates *templates, struct image *image, const uint8_t 
                 return -ENOMEM;
         }
         template->image = *image;
+        template->templates = templates;
+        template->timer.due = was_not_needed;
         template->users = 1;
         memcpy(template->digest, digest, sizeof(template->digest));
         template->set_path = strdup(set_path);
         init_warming(&template->image_warming, templates->reader, false);
         init_warming(&template->data_warming, templates->reader, true);
-        r = template->set_path ? open_set(template) : -ENOMEM;
+        template->populated = calloc(image->pages / 64 + 1, sizeof(*template->populated));
+        r = template->set_path && template->populated ? image_map(&template->image) : -ENOMEM;
+        r = r ? r : open_set(template);
         if (r) {
                 destroy(template);
                 return r;
@@ -206,6 +210,7 @@ int template_acquire(struct templates *templates, struct image *image, const uin
                 if (!is_same(one, image, digest, set_path))
                         continue;
                 image_close(image);
+                loop_unset(templates->loop, &one->timer);
                 one->users++;
                 *ret_template = one;
                 return 0;
@@ -215,39 +220,35 @@ int template_acquire(struct templates *templates, struct image *image, const uin
 
 void template_release(struct templates *templates, struct template *template)
 {
-        struct template **at = &templates->first;
-        unsigned jobs;
-
-        if (!template)
-                return;
-        jobs = template->image_warming.is_running + template->data_warming.is_running;
-        if (--template->users > jobs)
-                return;
-        while (*at && *at != template)
-                at = &(*at)->next;
-        if (*at)
-                *at = template->next;
-        if (jobs == 0)
-                destroy(template);
-        /* Otherwise the last job does: the reader still reads from it. */
+        if (template && --template->users == 0)
+                loop_set(templates->loop, &template->timer, now_ns() + KEPT_NS);
 }
 
-static double resident_share(const struct template *template, bool from_data)
+static void forget(struct template *template)
 {
-        const struct working_set *set = &template->set;
-        size_t step = set->n_runs / SAMPLES + 1, looked = 0, there = 0;
-        unsigned char page;
+        struct template **at = &template->templates->first;
 
-        for (size_t i = 0; i < set->n_runs; i += step) {
-                const uint8_t *at = set->data + (uint64_t)template->data_at[i] * IMAGE_PAGE_BYTES;
+        while (*at != template)
+                at = &(*at)->next;
+        *at = template->next;
+        loop_unset(template->templates->loop, &template->timer);
+        destroy(template);
+}
 
-                if (set->runs[i].flags & TOUCH_ZERO)
-                        continue;
-                looked++;
-                there += from_data ? mincore((void *)at, IMAGE_PAGE_BYTES, &page) == 0 && (page & 1)
-                                   : image_is_resident(&template->image, set->runs[i].page, 1);
+static void was_not_needed(struct timer *timer)
+{
+        forget(container_of(timer, struct template, timer));
+}
+
+void templates_close(struct templates *templates)
+{
+        struct template *template = templates->first, *next;
+
+        for (; template; template = next) {
+                next = template->next;
+                if (template->users == 0)
+                        forget(template);
         }
-        return looked ? (double)there / (double)looked : 1.0;
 }
 
 void template_look(const struct template *template, struct choose_facts *facts)
@@ -258,8 +259,8 @@ void template_look(const struct template *template, struct choose_facts *facts)
                 return;
         facts->working_set_pages = template->set.n_pages;
         facts->recall = template->set.recall;
-        facts->image_resident = template->image.is_sealed ? 1.0 : resident_share(template, false);
-        facts->data_resident = resident_share(template, true);
+        facts->image_resident = template->image.is_sealed ? 1.0 : working_set_image_resident(&template->set, &template->image);
+        facts->data_resident = working_set_data_resident(&template->set);
 }
 
 void template_warm(struct template *template, bool from_data)

@@ -31,7 +31,10 @@ struct warming {
 
 struct template {
         struct template *next;
+        struct templates *templates;
+        struct timer timer; /* until when it is kept without users */
         unsigned users;
+        uint64_t *populated; /* one bit for each page of the image that was mapped here once; owned */
         struct image image;
         uint8_t digest[WORKING_SET_DIGEST_BYTES];
         char *set_path; /* owned */
@@ -47,17 +50,22 @@ struct template {
 struct templates {
         struct template *first;
         struct reader *reader; /* borrowed */
+        struct loop *loop; /* borrowed */
 };
 
-/* Find or open the template of @image, which is owned by it (or closed) from here on, on failure too.
+/* Find the template of @image, or map it. @image: taken, not mapped; owned by the template, or closed, from here
+ * on, on failure too.
  * @set_path: of the working set, or "". One that cannot be used leaves the template without, and
  * set_problem says why.
  * Returns 0 with a template to be given back by template_release(), or a negative errno. */
 int template_acquire(struct templates *templates, struct image *image, const uint8_t *digest,
                      const char *set_path, struct template **ret_template);
 
-/* NULL is fine. */
+/* Without users it is kept for a while, because the next machine of a template often comes soon. NULL is fine. */
 void template_release(struct templates *templates, struct template *template);
+
+/* Let go of all that have no users. */
+void templates_close(struct templates *templates);
 
 static inline bool template_has(const struct template *template, uint64_t page)
 {

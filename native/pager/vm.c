@@ -16,7 +16,8 @@
 
 #define READS_PER_TURN 4 /* rings full of events, then others have their turn */
 #define INSTALL_PAGES 64 /* between two looks at who waits */
-#define AROUND_MAX_BYTES (UINT64_C(16) << 20) /* memory a guest may get that it never asked for */
+#define AROUND_SHARE 16 /* of its memory, a guest may get this part that it never asked for */
+#define CHECK_NS INT64_C(1000000) /* how long an image may have changed unnoticed while it is read */
 #define PARKED_MAX 4096 /* each is a thread of the monitor that waits */
 #define JOBS_MAX 4096
 #define RETRY_NS INT64_C(1000000)
@@ -231,6 +232,7 @@ void vm_stop(struct vm *vm, const char *reason)
         loop_remove(vm->host->loop, &vm->uffd);
         loop_idle(vm->host->loop, &vm->installer);
         loop_unset(vm->host->loop, &vm->retry);
+        loop_unset(vm->host->loop, &vm->check);
         kill_process(vm->process.fd);
 }
 
@@ -441,12 +443,18 @@ static void read_first(struct vm *vm, const struct place *place, const struct pa
         reader_submit(vm->host->reader, &cold->job);
 }
 
+/* What was mapped here once is taken to be there still: asking costs a tenth of a fault, and being wrong, after
+ * the kernel took the page back, costs one wait. */
 static bool is_cold(const struct vm *vm, const struct place *place)
 {
-        const struct image *image = &vm->template->image;
+        const struct template *template = vm->template;
 
-        return !image->is_sealed &&
-               !image_is_resident(image, place->image_page, place->region->page_bytes / IMAGE_PAGE_BYTES);
+        if (template->image.is_sealed || journal_has(template->populated, place->image_page))
+                return false;
+        if (!image_is_resident(&template->image, place->image_page, place->region->page_bytes / IMAGE_PAGE_BYTES))
+                return true;
+        journal_mark(template->populated, place->image_page);
+        return false;
 }
 
 /* Serve one fault. @may_be_cold: false when a reader has just brought the page. */
@@ -590,10 +598,38 @@ static int read_events(struct vm *vm)
         return (int)(n / (ssize_t)sizeof(struct uffd_msg));
 }
 
+static void check_now(struct vm *vm)
+{
+        vm->checked_ns = now_ns();
+        if (vm->is_stopping)
+                return;
+        if (image_check(&vm->template->image))
+                vm_stop(vm, "its image was changed or cut while it ran");
+        else if (head_of(vm)->from_data && working_set_check(&vm->template->set))
+                vm_stop(vm, "its working set was changed or cut while it was installed");
+}
+
+static void check_due(struct timer *timer)
+{
+        struct vm *vm = container_of(timer, struct vm, check);
+
+        vm->is_check_set = false;
+        check_now(vm);
+}
+
+/* Something was taken from the image: see that it still was what it should be, at once or soon. */
 static void check_image(struct vm *vm)
 {
-        if (!vm->is_stopping && image_check(&vm->template->image))
-                vm_stop(vm, "its image was changed or cut while it ran");
+        int64_t now = now_ns();
+
+        if (vm->template->image.is_sealed && !head_of(vm)->from_data)
+                return;
+        if (now - vm->checked_ns >= CHECK_NS)
+                check_now(vm);
+        else if (!vm->is_check_set && !vm->is_stopping) {
+                vm->is_check_set = true;
+                loop_set(vm->host->loop, &vm->check, now + CHECK_NS);
+        }
 }
 
 static void events_ready(struct source *source, uint32_t events)
@@ -628,41 +664,82 @@ static void make_ready(struct vm *vm)
         vm->host->ready(vm->host, vm);
 }
 
-/* How many pages from the @at-th of @run on can be installed in one go. 0: this one cannot. */
-static uint64_t stretch(const struct vm *vm, const struct run *run, uint64_t at, struct place *ret_place)
+/* Runs of the working set that are installed alike and follow each other in the image, as one. */
+struct span {
+        size_t n_runs;
+        uint64_t page, pages; /* of the image */
+        bool is_zero, is_write;
+        const uint8_t *source;
+};
+
+/* Whether what is written and what is read is installed in different ways. */
+static bool tells_writes(const struct vm *vm, const struct run *run)
+{
+        return is_sharing(vm) || run->flags & TOUCH_ZERO;
+}
+
+static bool continues(const struct vm *vm, const struct run *run, const struct run *next)
+{
+        if ((uint64_t)run->page + run->pages != next->page || (run->flags ^ next->flags) & TOUCH_ZERO)
+                return false;
+        return !tells_writes(vm, run) || !((run->flags ^ next->flags) & TOUCH_WRITTEN);
+}
+
+/* Returns what is installed next, of at most @limit runs. */
+static struct span next_span(const struct vm *vm, size_t limit)
+{
+        const struct template *template = vm->template;
+        size_t first = head_of(vm)->next_run;
+        const struct run *run = &template->set.runs[first];
+        struct span span = {
+                .n_runs = 1,
+                .page = run->page,
+                .pages = run->pages,
+                .is_zero = run->flags & TOUCH_ZERO,
+                .is_write = run->flags & TOUCH_WRITTEN,
+                .source = head_of(vm)->from_data
+                                  ? template->set.data + (uint64_t)template->data_at[first] * IMAGE_PAGE_BYTES
+                                  : source_of(vm, run->page),
+        };
+
+        while (first + span.n_runs < limit && span.pages < INSTALL_PAGES && continues(vm, run, run + 1)) {
+                run++;
+                span.n_runs++;
+                span.pages += run->pages;
+        }
+        return span;
+}
+
+/* How many pages from the @at-th of @span on can be installed in one go. 0: this one cannot. */
+static uint64_t stretch(const struct vm *vm, const struct span *span, uint64_t at, struct place *ret_place)
 {
         struct place place;
         uint64_t n = 0;
 
-        if (!find_image_page(vm, run->page + at, ret_place))
+        if (!find_image_page(vm, span->page + at, ret_place))
                 return 0;
-        for (place = *ret_place; at + n < run->pages; n++, place.page++, place.address += IMAGE_PAGE_BYTES)
+        for (place = *ret_place; at + n < span->pages; n++, place.page++, place.address += IMAGE_PAGE_BYTES)
                 if (place.address - place.region->address >= place.region->size_bytes ||
                     journal_has(vm->journal.installed, place.page) || is_removed(vm, &place))
                         break;
         return n;
 }
 
-static int64_t install_run(struct vm *vm, size_t index)
+static int64_t install(struct vm *vm, const struct span *span)
 {
-        const struct template *template = vm->template;
-        const struct run *run = &template->set.runs[index];
-        bool is_zero = run->flags & TOUCH_ZERO, is_write = run->flags & TOUCH_WRITTEN;
         int64_t installed = 0;
 
-        for (uint64_t at = 0, n; at < run->pages; at += n ? n : 1) {
-                const uint8_t *source = source_of(vm, run->page + at);
+        for (uint64_t at = 0, n; at < span->pages; at += n ? n : 1) {
                 struct place place;
                 int64_t r;
 
-                n = stretch(vm, run, at, &place);
+                n = stretch(vm, span, at, &place);
                 if (n == 0)
                         continue;
-                if (head_of(vm)->from_data && !is_zero)
-                        source = template->set.data + (template->data_at[index] + at) * IMAGE_PAGE_BYTES;
-                if (is_zero && is_write)
+                if (span->is_zero && span->is_write)
                         n = 1; /* filled by copying one page of zeros */
-                r = fill(vm, place, source, is_zero ? CONTENT_ZERO : CONTENT_DATA, n, is_write);
+                r = fill(vm, place, span->source + at * IMAGE_PAGE_BYTES, span->is_zero ? CONTENT_ZERO : CONTENT_DATA,
+                         n, span->is_write);
                 if (r < 0)
                         return r;
                 installed += r;
@@ -681,8 +758,6 @@ static bool has_content(struct vm *vm)
         bool from_data = head_of(vm)->from_data;
         struct warming *warming = template_warming(vm->template, from_data);
 
-        if (vm->template->image.is_sealed && !from_data)
-                return true;
         if (head_of(vm)->next_run < warming->ready_runs)
                 return true;
         if (warming->error) {
@@ -702,11 +777,13 @@ static bool install_some(struct idler *idler)
         int64_t pages = 0;
 
         while (is_installing(vm) && pages < INSTALL_PAGES) {
+                struct span span;
                 int64_t r;
 
                 if (!has_content(vm))
                         return false;
-                r = install_run(vm, head_of(vm)->next_run);
+                span = next_span(vm, template_warming(vm->template, head_of(vm)->from_data)->ready_runs);
+                r = install(vm, &span);
                 if (r == -EAGAIN) {
                         loop_set(vm->host->loop, &vm->retry, now_ns() + RETRY_NS);
                         return false;
@@ -714,12 +791,14 @@ static bool install_some(struct idler *idler)
                 if (classify(vm, r) < 0)
                         return false;
                 head_of(vm)->counters.prefetched += (uint64_t)r;
-                head_of(vm)->next_run++;
+                head_of(vm)->next_run += span.n_runs;
                 pages += r;
         }
-        check_image(vm);
-        if (is_installing(vm) || vm->is_stopping)
+        if (is_installing(vm)) {
+                check_image(vm);
                 return !vm->is_stopping;
+        }
+        check_now(vm);
         make_ready(vm);
         return false;
 }
@@ -829,7 +908,8 @@ int vm_open(struct vm_host *host, struct vm_parts *parts, bool is_recorded, bool
         vm->retry.due = retry_due;
         vm->warm.warmed = warmed;
         vm->grave.release = release_vm;
-        vm->around_left = AROUND_MAX_BYTES / IMAGE_PAGE_BYTES;
+        vm->check.due = check_due;
+        vm->around_left = vm->journal.head->n_pages / AROUND_SHARE;
         r = begin(vm, is_recorded, is_successor);
         if (r) {
                 kill_process(vm->process.fd);
@@ -857,6 +937,7 @@ void vm_free(struct vm *vm, bool is_forgotten)
         loop_remove(loop, &vm->process);
         loop_idle(loop, &vm->installer);
         loop_unset(loop, &vm->retry);
+        loop_unset(loop, &vm->check);
         if (vm->template)
                 template_unwait(vm->template, &vm->warm);
         if (is_forgotten)

@@ -7,8 +7,9 @@
  * - A removal wins. Pages the guest gave back are owed as zeros from then on, whatever order the events
  *   were read in. Whoever gives them back waits until the event is read, and drops the pages after that:
  *   what was installed before is dropped with them, what is installed afterwards is zeros.
- * - A monitor that announces no removals (no EVENT_REMOVE) still cannot get stale content: a page that
- *   was installed and is missing again was given back.
+ * - A monitor that announces no removals (no EVENT_REMOVE) must not give memory back. If it does all the same, a
+ *   page that was installed and is missing again is taken as given back, but one that was never installed gets
+ *   the image's content, and what was installed at the instant of a death is not known.
  * - EEXIST: somebody was faster, and whoever waits is woken. ENOENT, ESRCH: this machine is over.
  * - Its process is killed, and the userfaultfd closed only when it is gone: a guest never reads zeros
  *   because nobody serves it. */
@@ -54,7 +55,7 @@ struct parked {
 struct vm {
         struct source uffd, process;
         struct idler installer;
-        struct timer retry;
+        struct timer retry, check;
         struct warm_waiter warm;
         struct grave grave;
         struct vm_host *host;
@@ -66,6 +67,8 @@ struct vm {
         size_t n_parked, parked_capacity;
         unsigned n_jobs; /* under way in the reader */
         uint64_t around_left; /* pages that may still be copied unasked for around faults */
+        int64_t checked_ns; /* when its image was looked at last */
+        bool is_check_set;
         bool is_ready, is_stopping, is_over, is_free;
         char reason[VM_REASON_BYTES];
         struct touch *touches; /* what the guest asked for, in order, while it is recorded; owned */

@@ -65,7 +65,7 @@ static int take_head(struct working_set *set, const struct working_set_header *h
         return 0;
 }
 
-/* Returns whether @run names pages of the image that no run named before, which are what it calls them. */
+/* Returns whether @run names pages of the image that no run named before, and calls its holes zero. */
 static bool is_sound(const struct run *run, const struct image *image, uint64_t *seen)
 {
         if (run->pages == 0 || run->pages > WORKING_SET_RUN_MAX_PAGES || run->flags & ~KNOWN_FLAGS)
@@ -75,7 +75,7 @@ static bool is_sound(const struct run *run, const struct image *image, uint64_t 
         for (uint64_t page = run->page; page < (uint64_t)run->page + run->pages; page++) {
                 uint64_t bit = UINT64_C(1) << (page % 64);
 
-                if (seen[page / 64] & bit || image_is_zero(image, page) != !!(run->flags & TOUCH_ZERO))
+                if (seen[page / 64] & bit || (image_is_zero(image, page) && !(run->flags & TOUCH_ZERO)))
                         return false;
                 seen[page / 64] |= bit;
         }

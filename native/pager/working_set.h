@@ -53,8 +53,9 @@ struct working_set {
         size_t mapping_bytes;
 };
 
-/* Everything but the content is read and checked here: which pages, in which order, with which flags, that
- * those called zero are zero in @image. The content is checked by working_set_populate().
+/* Everything but the content is read and checked here: which pages, in which order, with which flags; that
+ * what is a hole of @image is called zero, not that all else that is called so is zero: whoever wrote the file
+ * had looked. The content is checked by working_set_populate().
  * Returns 0, -ENOENT if there is no such file, -ESTALE if it belongs to another image, -EBADMSG if it is
  * damaged or of another version, or another negative errno. @digest: of the image,
  * WORKING_SET_DIGEST_BYTES. */

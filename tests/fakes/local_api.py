@@ -87,6 +87,7 @@ class FakeLocalApi:
         self.connections: set[int] = set()
         self.build_polls = 2
         self.build_error: dict[str, str] | None = None
+        self.paged: list[dict[str, Any]] | None = None
         self._numbers = itertools.count(1)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, name="fake-local-api")
@@ -208,7 +209,13 @@ class FakeLocalApi:
              "private_bytes": 20 << 20, "cpu_s": 1.5}
             for name in self.sessions
         ]  # fmt: skip
-        return web.json_response({"usage": usage, "agentd_rss_bytes": 60 << 20})
+        pager = {"pid": 78, "uptime_s": 60.5, "machines": self.paged, "stopped": []}
+        return web.json_response(
+            {
+                "usage": usage, "agentd_rss_bytes": 60 << 20,
+                "pager": None if self.paged is None else pager,
+            }
+        )  # fmt: skip
 
     async def _create_template(self, request: web.Request) -> web.Response:
         wish = await request.json()

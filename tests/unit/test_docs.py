@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import re
 import shlex
 import tomllib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import pytest
@@ -18,13 +19,15 @@ from prometheus_client import CollectorRegistry
 
 from agentd.cli.agentd import root as agentd_command
 from agentd.cli.snapctl import snapctl as snapctl_command
-from agentd.daemon import _watch_engine
+from agentd.daemon import _watch_engine, _watch_pager
 from agentd.engine.session import EndReason
-from agentd.errors import ErrorCode
+from agentd.errors import ErrorCode, PeerError
 from agentd.guest import settings as guest_settings
 from agentd.guest import snapshot_restore_py
 from agentd.metrics import Metrics
+from agentd.pager.failures import pager_error
 from agentd.settings import Settings, load_settings
+from agentd.wire import pager
 from controlplane.api import builds
 from controlplane.api.validation import ProblemKind
 from controlplane.cli import root as controlplane_command
@@ -150,6 +153,7 @@ class NamesOnly:
 def test_the_operator_page_has_every_metric() -> None:
     gauges = NamesOnly()
     _watch_engine(gauges, None)  # type: ignore[arg-type]
+    _watch_pager(gauges, None)  # type: ignore[arg-type]
     counted = {metric.name for metric in Metrics().registry.collect()}
     documented = {row[0] for row in rows(section(read("operator.md"), "Metrics"))}
     assert {name.strip("`") for name in documented if "`" in name} == counted | gauges.names
@@ -284,6 +288,44 @@ def test_the_layers_are_those_of_the_contract(title: str, contract: str) -> None
     table = section(read("architecture.md"), title)
     documented = [re.findall(r"`([\w.]+)`", row[0]) for row in rows(table)]
     assert [names for names in documented if names] == expected
+
+
+# --- the page server -----------------------------------------------------------------------------
+
+
+def first_words(title: str, pattern: str) -> set[str]:
+    """What the first cells of a section of memory.md name."""
+    cells = [row[0] for row in rows(section(read("memory.md"), title))]
+    return {name for cell in cells for name in re.findall(pattern, cell)}
+
+
+def test_the_memory_page_has_every_request_of_the_control_protocol() -> None:
+    ours = {order.__struct_config__.tag for order in get_args(pager.Order)}
+    # Only operators ask for it.
+    assert first_words("Control protocol", r'"op": "(\w+)"') == ours | {"retire"}
+
+
+def test_the_memory_page_has_every_word_of_a_refusal() -> None:
+    documented = first_words("Control protocol", r"`(\w+)`(?!:)")
+    words = {word for word in documented if not word.startswith("{")}
+    assert words == {
+        "unknown", "stopped", "image", "hand_over", "timeout", "exists", "invalid", "system",
+    }  # fmt: skip
+    unknown_here = [w for w in words if isinstance(pager_error("", pager.Refusal(w)), PeerError)]
+    assert unknown_here == []
+
+
+@pytest.mark.parametrize("page", ["memory.md", "local-api.md"])
+def test_every_member_of_a_machines_statistics_is_explained(page: str) -> None:
+    members = pager.MachineStats.__struct_fields__
+    assert [name for name in members if f"`{name}`" not in read(page)] == []
+
+
+def test_the_messages_that_monitors_send_are_json() -> None:
+    for example in fenced(read("memory.md"), "json"):
+        said = json.loads(example)
+        (region,) = said["regions"] if isinstance(said, dict) else said
+        assert set(region) == {"base_host_virt_addr", "size", "offset", "page_size"}
 
 
 # --- defects -------------------------------------------------------------------------------------

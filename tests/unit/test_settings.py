@@ -47,6 +47,18 @@ def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
         pytest.param("[deadlines]\nfork_s = nan\n", "fork_s", id="not a number"),
         pytest.param("[lifetime]\nmax_ttl_s = 1.0\n", "lifetime", id="default above maximum"),
         pytest.param('[paths]\nrun_dir = "run"\n', "not absolute", id="relative path"),
+        pytest.param('[pager]\nenabled = "on"\n', "pager.enabled", id="unknown pager mode"),
+        pytest.param('[pager]\nbinary = "snap-pager"\n', "pager.binary", id="relative binary"),
+        pytest.param(
+            f'[pager]\ncontrol_socket = "/{"x" * 110}"\n', "control_socket", id="long pager socket"
+        ),
+        pytest.param(
+            f'[pager]\njournal_dir = "/{"x" * 101}"\n', "journal_dir", id="long journal directory"
+        ),
+        pytest.param('[pager]\nkuasar_dir = "/k"\n', "need each other", id="kuasar half set"),
+        pytest.param("[pager]\nreaders = 65\n", "at most 64 readers", id="too many readers"),
+        pytest.param("[pager]\nreaders = 0\n", "pager.readers", id="no reader"),
+        pytest.param("[pager]\nrecord_forks = 65\n", "at most 64", id="too many records"),
         pytest.param(f'[paths]\nrun_dir = "/{"x" * 80}"\n', "107", id="too long for sockets"),
     ],
 )
@@ -56,6 +68,13 @@ def test_a_bad_file_is_refused_naming_key_and_file(tmp_path: Path, text: str, sa
         load_settings(file, {}, uid=0)
     assert caught.value.code is ErrorCode.CONFIG_INVALID
     assert str(file) in caught.value.message
+
+
+def test_the_page_servers_socket_is_beside_the_daemons_unless_it_is_named(tmp_path: Path) -> None:
+    assert str(load_settings(None, {}, uid=0).pager_socket) == "/run/snapstart/pager.sock"
+    file = write(tmp_path, '[pager]\ncontrol_socket = "/run/p.sock"\nrecord_forks = 0\n')
+    settings = load_settings(file, {}, uid=0)
+    assert (str(settings.pager_socket), settings.pager.record_forks) == ("/run/p.sock", 0)
 
 
 def test_an_unknown_variable_is_refused() -> None:

@@ -7,6 +7,7 @@
 #include <sys/un.h>
 
 #include "control.h"
+#include "control_request.h"
 #include "deadline.h"
 #include "fdutil.h"
 #include "fuzz.h"
@@ -103,7 +104,26 @@ static void expect(struct machine_order *order)
         server_listen(&server, order, &why);
 }
 
-/* Send one line, unless it is an order, which is checked and given by call. */
+/* Returns whether @line orders a session with a Cloud Hypervisor, if its operation is one: it would touch
+ * files of its choice. */
+static bool is_offload(const char *line, size_t length, bool is_save)
+{
+        static struct offload_order order;
+        struct json request;
+
+        if (json_parse(line, length, &request) < 0 || request.text[0] != '{')
+                return false;
+        order = (struct offload_order){ .is_save = is_save };
+        if (request_offload(request, &order))
+                return false;
+        REQUIRE(order.vm[0] && order.vm[0] != '.' && !strchr(order.vm, '/') && order.socket[0] == '/');
+        REQUIRE(order.image[0] == '/' && order.config[0] == '/' && order.state[0] == '/');
+        REQUIRE(!order.working_set[0] || order.working_set[0] == '/');
+        REQUIRE(!order.record[0] || order.record[0] == '/');
+        return true;
+}
+
+/* Send one line, unless it is an order: that is checked, and of a machine given by call. */
 static void say(int fd, const char *line, size_t length, bool is_last)
 {
         struct machine_order order;
@@ -111,10 +131,10 @@ static void say(int fd, const char *line, size_t length, bool is_last)
         int r = control_parse_order(line, length, &order, &why);
 
         REQUIRE(r == 0 || (r == -EBADMSG && why));
-        if (r == 0) {
+        if (r == 0)
                 expect(&order);
+        if (r == 0 || is_offload(line, length, false) || is_offload(line, length, true))
                 return;
-        }
         if (send(fd, line, length, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0 && !is_last)
                 send(fd, "\n", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
 }

@@ -55,7 +55,7 @@ static void check_run(const struct run *run, bool *seen)
         REQUIRE(run->page + run->pages <= FUZZ_IMAGE_PAGES);
         for (uint32_t page = run->page; page < run->page + run->pages; page++) {
                 REQUIRE(!seen[page]);
-                REQUIRE(image_is_zero(fuzz_image(), page) == !!(run->flags & TOUCH_ZERO));
+                REQUIRE(!image_is_zero(fuzz_image(), page) || (run->flags & TOUCH_ZERO));
                 seen[page] = true;
         }
 }

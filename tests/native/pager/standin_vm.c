@@ -14,7 +14,8 @@
  * --split: send the message in two pieces, descriptors with the first, the last, or after everything.
  * --closes: the connection, after the hand-over (kuasar always does).
  * --no-hold: keep no userfaultfd after the hand-over, as a monitor that moves it away.
- * --no-remove-events: do not ask for EVENT_REMOVE, as Firecracker before 1.11 in effect.
+ * --no-remove-events: do not ask for EVENT_REMOVE, as Firecracker before 1.11 in effect. Nobody can know
+ *   then that a page was given back which had never been touched: for traces only, not for random.
  *
  * Commands, one a line on stdin; the answer is a line of JSON on stdout. Times are nanoseconds.
  *   map             map memory, make the userfaultfd, register        {"ok":true,"ns":N}

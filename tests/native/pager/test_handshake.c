@@ -174,6 +174,7 @@ static void test_a_region_ends_before_it_wraps_around(void)
         check_refused(firecracker("[" REGION(18446744073709547520, 4096, 0, PAGES_4K) "]"), "a region beyond the end of the address space");
         check_refused(firecracker("[" REGION(4096, 18446744073709547520, 0, PAGES_4K) "]"), "a region beyond the end of the address space");
         check_refused(firecracker("[" REGION(4096, 8192, 18446744073709547520, PAGES_4K) "]"), "a region beyond the end of the image");
+        check_refused(parse(HANDSHAKE_FIRECRACKER, 0, "[" REGION(4096, 8192, 18446744073709547520, PAGES_4K) "]"), "a region beyond the end of the image");
         check_refused(firecracker("[" REGION(4096, 0, 0, PAGES_4K) "]"), "an empty region");
         check_refused(firecracker("[" REGION(4096, 4096, 1073741824, PAGES_4K) "]"), "a region beyond the end of the image");
         check_refused(firecracker("[" REGION(4096, 1073745920, 0, PAGES_4K) "]"), "a region beyond the end of the image");
@@ -190,6 +191,7 @@ static void test_regions_overlap_nowhere(void)
         check_refused(firecracker("[" REGION(4096, 65536, 0, PAGES_4K) "," REGION(8192, 4096, 65536, PAGES_4K) "," REGION(131072, 4096, 69632, PAGES_4K) "]"), memory);
         check_refused(firecracker("[" REGION(4096, 8192, 0, PAGES_4K) "," REGION(12288, 8192, 4096, PAGES_4K) "]"), image);
         check_refused(firecracker("[" REGION(4096, 8192, 0, PAGES_4K) "," REGION(12288, 8192, 0, PAGES_4K) "]"), image);
+        check_refused(firecracker("[" REGION(4096, 12288, 0, PAGES_4K) "," REGION(65536, 4096, 16384, PAGES_4K) "," REGION(131072, 4096, 4096, PAGES_4K) "]"), image);
         check_refused(firecracker(WHOLE(PAGES_4K ",\"x\":0},{\"x\":1")), "a region without a base_host_virt_addr that is a number");
 }
 

@@ -143,6 +143,8 @@ static void overlap(struct journal_head *head) { head->regions[1].address = head
 static void odd_page(struct journal_head *head) { head->regions[0].page_bytes = 3 * PAGE; }
 static void no_page(struct journal_head *head) { head->regions[0].page_bytes = 0; }
 static void no_size(struct journal_head *head) { head->regions[0].size_bytes = 0; }
+static void wrap(struct journal_head *head) { head->regions[1].address = 0 - (uint64_t)400 * PAGE; }
+static void far(struct journal_head *head) { head->regions[1].offset = 0 - (uint64_t)PAGE; }
 static void other_size(struct journal_head *head) { head->file_bytes += PAGE; }
 
 static const struct spoil SPOILS[] = {
@@ -154,6 +156,7 @@ static const struct spoil SPOILS[] = {
         {"endless path", endless_path, -EBADMSG}, {"nobody", nobody, -EBADMSG},
         {"everybody", everybody, -EBADMSG},     {"overlap", overlap, -EBADMSG},
         {"odd page", odd_page, -EBADMSG},       {"no page", no_page, -EBADMSG},
+        {"wrap", wrap, -EBADMSG},               {"far", far, -EBADMSG},
         {"no size", no_size, -EBADMSG},         {"other size", other_size, -EBADMSG},
 };
 

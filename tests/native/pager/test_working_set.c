@@ -919,9 +919,9 @@ static const struct forged forged[] = {
         { "a run across the image's end", { { 49, 2, 0 } }, 1, 2, 2, 0, -EBADMSG },
         { "a run at the end of numbers", { { UINT32_MAX, 2, 0 } }, 1, 2, 2, 0, -EBADMSG },
         { "an unknown flag", { { 4, 1, 4 } }, 1, 1, 1, 0, -EBADMSG },
-        { "data called zero", { { 4, 1, Z } }, 1, 1, 0, 0, -EBADMSG },
-        { "zero called data", { { 13, 1, 0 } }, 1, 1, 1, 0, -EBADMSG },
-        { "zero in the middle of data", { { 12, 3, 0 } }, 1, 3, 3, 0, -EBADMSG },
+        { "zeros that the file system does not know of", { { 4, 1, Z } }, 1, 1, 0, 0, 0 },
+        { "a hole called data", { { 13, 1, 0 } }, 1, 1, 1, 0, -EBADMSG },
+        { "a hole in the middle of data", { { 12, 3, 0 } }, 1, 3, 3, 0, -EBADMSG },
         { "fewer pages than the runs have", { { 4, 2, 0 } }, 1, 1, 1, 0, -EBADMSG },
         { "more pages than the runs have", { { 4, 2, 0 } }, 1, 3, 2, 0, -EBADMSG },
         { "less content than the runs have", { { 4, 2, 0 } }, 1, 2, 1, 0, -EBADMSG },
@@ -1085,6 +1085,30 @@ static void test_set_of_zeros_has_no_content(void)
         remove_files();
 }
 
+static void test_zeros_that_were_written_are_zeros_too(void)
+{
+        static const uint8_t zeros[PAGE];
+        struct image image = simple_image(50);
+        struct touch touches[] = { { 4, 0 }, { 5, 0 }, { 13, 0 } };
+        struct record record = { touches, 3 };
+        struct working_set_report report;
+        struct working_set set;
+        char text[100];
+
+        CHECK_EQ(pwrite(image.fd, zeros, PAGE, 5 * PAGE), PAGE);
+        image_close(&image);
+        CHECK_EQ(image_open(in_directory("image"), &image), 0);
+        CHECK(!image_is_zero(&image, 5));
+        CHECK_EQ(working_set_build(&record, 1, &image, digest, 9, in_directory("set"), &report), 0);
+        set = open_set(&image);
+        print_runs(&set, text, sizeof(text));
+        CHECK(strcmp(text, "4+1 5+1z 13+1z") == 0);
+        CHECK_EQ(set.n_data_pages, 1);
+        working_set_close(&set);
+        image_close(&image);
+        remove_files();
+}
+
 /* -- failing half way ------------------------------------------------------------------------------ */
 
 static void test_changed_image_makes_no_set(void)
@@ -1207,6 +1231,7 @@ int main(void)
         test_closing_what_was_never_opened_closes_nothing();
         test_sample_says_what_is_in_the_page_cache();
         test_set_of_zeros_has_no_content();
+        test_zeros_that_were_written_are_zeros_too();
         test_changed_image_makes_no_set();
         test_full_disk_leaves_the_old_set();
         test_killed_writer_leaves_no_half_file_under_the_name();

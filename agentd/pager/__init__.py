@@ -1,0 +1,1 @@
+"""Talk to the node's page server, and keep one running (docs/memory.md)."""

@@ -1,0 +1,1 @@
+"""Fuzzing of the page server's parsers."""
