@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import NoReturn
 
-from agentd.guest import boot, sysapi
+from agentd.guest import boot
 from agentd.guest.effects import SystemEffects
 from agentd.guest.port import Port, open_port
 from agentd.guest.settings import (
@@ -21,6 +21,7 @@ from agentd.guest.settings import (
 )
 from agentd.guest.streams import Hub
 from agentd.guest.supervisor import MakeEffects, Supervisor
+from agentd.guest.vsock_port import VsockPort, has_vsock, listen
 
 IMAGE_FILE = "/etc/snapstart/runtime.json"
 PORT_DEADLINE_S = 30.0
@@ -77,18 +78,25 @@ def _run_vm(make_effects: MakeEffects | None) -> NoReturn:
     except BaseException:
         traceback.print_exc()
     sys.stderr.flush()
-    sysapi.power_off()
+    boot.end_machine()
     os._exit(1)
 
 
 def _serve_port(supervisor: Supervisor) -> None:
     supervisor.wait_for_session()
-    port = Port(supervisor.loop, open_port(PORT_DEADLINE_S), Hub(supervisor.services()))
+    port = _open_port(supervisor)
     supervisor.loop.on_batch_end = port.flush
     supervisor.checkpoint.take_baseline()
     boot.report("waiting for a host")
     supervisor.loop.run()
     port.flush()
+
+
+def _open_port(supervisor: Supervisor) -> Port | VsockPort:
+    hub = Hub(supervisor.services())
+    if has_vsock():
+        return VsockPort(supervisor.loop, listen(), hub)
+    return Port(supervisor.loop, open_port(PORT_DEADLINE_S), hub)
 
 
 def _run_container(make_effects: MakeEffects, http_port: int) -> NoReturn:

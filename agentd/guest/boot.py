@@ -11,8 +11,10 @@ from pathlib import Path
 from agentd.guest import sysapi
 from agentd.guest.settings import Settings
 from agentd.guest.sysapi import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID
+from agentd.guest.vsock_port import has_vsock
 
 MODULES_FILE = "/etc/snapstart/modules"
+VSOCK_MODULES_FILE = "/etc/snapstart/modules-vsock"
 STATE_DIR = "/run/snapstart"
 BOOT_ID_FILE = f"{STATE_DIR}/boot_id"
 CGROUP_ROOT = "/sys/fs/cgroup"
@@ -108,8 +110,29 @@ def bring_up() -> None:
     mount_all()
     make_links()
     load_modules()
+    if has_vsock():
+        load_modules(VSOCK_MODULES_FILE)
     bring_up_network()
     cover_boot_id()
+
+
+def ends_by_reset(cmdline: str = "/proc/cmdline") -> bool:
+    """Whether the monitor ends with a reset of the machine, and knows no way to power it off.
+
+    It says so by having the kernel reset through the keyboard controller, as Firecracker demands
+    (docs/getting-started.md of Firecracker).
+    """
+    try:
+        return "reboot=k" in Path(cmdline).read_text("utf-8", "replace").split()
+    except OSError:
+        return False
+
+
+def end_machine() -> None:
+    """End the VM, from within. Raises OSError when not permitted."""
+    if ends_by_reset():
+        sysapi.restart()
+    sysapi.power_off()
 
 
 def report(stage: str, items: Iterable[str] = ()) -> None:

@@ -13,6 +13,7 @@ PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
 MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND = 2, 4, 8, 4096
 REBOOT_POWER_OFF = 0x4321FEDC
+REBOOT_RESTART = 0x01234567
 
 # include/uapi/linux/sockios.h, if.h
 _SIOCSIFFLAGS = 0x8914
@@ -71,3 +72,9 @@ def power_off() -> None:
     """reboot(2): end the VM. Raises OSError when not permitted."""
     os.sync()
     _check(_libc.reboot(ctypes.c_int(REBOOT_POWER_OFF)), "power off")
+
+
+def restart() -> None:
+    """reboot(2): reset the machine. Raises OSError when not permitted."""
+    os.sync()
+    _check(_libc.reboot(ctypes.c_int(REBOOT_RESTART)), "restart")

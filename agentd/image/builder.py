@@ -7,7 +7,7 @@ package. Only when no image has that key are packages fetched, merged in memory 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,6 +27,7 @@ from agentd.image.packages import PackageCache, resolve_packages
 from agentd.image.rootfs import read_rootfs
 from agentd.image.spec import (
     DEFAULT_CMDLINE,
+    VSOCK_MODULES,
     ImageSpec,
     Progress,
     ProgressEvent,
@@ -56,6 +57,7 @@ class _Kernel:
     file_name: str
     content: bytes
     modules: Mapping[str, bytes]
+    vsock_modules: Mapping[str, bytes]
     note: str
 
 
@@ -122,6 +124,7 @@ def _build(
         kernel = kernel_read.result()
         progress(ProgressEvent("kernel", 1, 1))
     overlay.add_modules(tree, kernel.modules)
+    overlay.add_vsock_modules(tree, kernel.vsock_modules)
     return _write_image(_Parts(inputs, key, tree, python, kernel, note), cache_dir, progress, clock)
 
 
@@ -185,13 +188,18 @@ def _read_kernel(inputs: _Inputs, debs: PackageCache) -> _Kernel:
         if _KERNEL_PACKAGE.fullmatch(package.name):
             unpack_deb(debs.read(package), package.name, tree)
     path, vmlinuz = _find_vmlinuz(tree, inputs.spec.kernel_package)
-    modules = _choose_modules(tree, path.removeprefix(_VMLINUZ), inputs.spec.kernel_modules)
+    found = _find_modules(tree, path.removeprefix(_VMLINUZ))
+    modules = found.choose(inputs.spec.kernel_modules)
+    vsock_modules = found.choose([name for name in VSOCK_MODULES if name in found.depends])
+    for name in modules:
+        vsock_modules.pop(name, None)
     try:
         name, content, note = "vmlinux", extract_vmlinux(vmlinuz), ""
     except PayloadUnreadableError as exc:
         name, content = "bzImage", vmlinuz
         note = f"the kernel stays a bzImage, which boots slower: {exc}"
-    return _Kernel(path.removeprefix(_VMLINUZ), name, content, modules, note)
+    release = path.removeprefix(_VMLINUZ)
+    return _Kernel(release, name, content, modules, vsock_modules, note)
 
 
 def _find_vmlinuz(tree: Tree, package: str) -> tuple[str, bytes]:
@@ -205,15 +213,28 @@ def _find_vmlinuz(tree: Tree, package: str) -> tuple[str, bytes]:
     return found[0]
 
 
-def _choose_modules(tree: Tree, release: str, wanted: Sequence[str]) -> dict[str, bytes]:
-    """Module files by path in load order, uncompressed."""
+@dataclass(frozen=True)
+class _Modules:
+    """What a kernel package brings. plain: path and content without compression, by name."""
+
+    plain: Mapping[str, tuple[str, bytes]]
+    depends: Mapping[str, Sequence[str]]
+    builtin: Collection[str]
+
+    def choose(self, wanted: Sequence[str]) -> dict[str, bytes]:
+        """Content by path, in load order."""
+        order = plan_module_order(wanted, self.depends, self.builtin)
+        return dict(self.plain[name] for name in order)
+
+
+def _find_modules(tree: Tree, release: str) -> _Modules:
     files = {name: (path, item.data) for path, item in tree if (name := module_name(path))}
     plain = {name: plain_module(*where) for name, where in files.items()}
     depends = {name: read_depends(content) for name, (_, content) in plain.items()}
     listing = tree.get(f"lib/modules/{release}/modules.builtin")
     lines = listing.data.decode().split() if listing else []
     builtin = {name for line in lines if (name := module_name(line))}
-    return dict(plain[name] for name in plan_module_order(wanted, depends, builtin))
+    return _Modules(plain, depends, builtin)
 
 
 def _write(path: Path, fill: Callable[[HashingFile], object]) -> FileRecord:

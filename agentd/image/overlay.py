@@ -154,7 +154,16 @@ def add_modules(tree: Tree, modules: Mapping[str, bytes]) -> None:
 
     Args: modules: path in the guest, without a leading slash, to content; in load order.
     """
+    _add_listed(tree, modules, "modules")
+
+
+def add_vsock_modules(tree: Tree, modules: Mapping[str, bytes]) -> None:
+    """As `add_modules`: those that are loaded on top where the guest channel is a vsock."""
+    _add_listed(tree, modules, "modules-vsock")
+
+
+def _add_listed(tree: Tree, modules: Mapping[str, bytes], name: str) -> None:
     for path, content in modules.items():
         tree.add(path, file(content))
     listing = "".join(f"/{path}\n" for path in modules)
-    tree.add(f"{SETTINGS_DIR}/modules", file(listing.encode()))
+    tree.add(f"{SETTINGS_DIR}/{name}", file(listing.encode()))

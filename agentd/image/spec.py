@@ -35,6 +35,10 @@ DEFAULT_MODULES: Final = (
     "virtio_console",
 )
 
+# The same on monitors that have no virtio-serial; loaded where there is such a device, and left out
+# of images whose kernel has none of it.
+VSOCK_MODULES: Final = ("vmw_vsock_virtio_transport",)
+
 # mitigations=off and the rest: one tenant per VM, and a TCG guest pays for each of them at boot.
 DEFAULT_CMDLINE: Final = (
     "console=ttyS0",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from agentd.wire.manifest import FORMAT_VERSION, READABLE_VERSIONS, Manifest, VmmFacts
 
 _TSC_TOLERANCE_PPM: Final = 1000  # 0.1 %: above the drift of one clock, below any two models
 _PPM: Final = 1_000_000
+# How a monitor says which states it can load, beside its release.
+_STATE_FORMAT: Final = re.compile(r".*\(snapshot format (\d+)\.(\d+)\)")
 
 _EQUAL_FACTS: Final = {
     "engine": "monitor",
@@ -30,11 +33,19 @@ def classify_compatibility(manifest: Manifest, here: VmmFacts) -> list[str]:
         reasons.append(f"format is {manifest.format_version}, this program uses {FORMAT_VERSION}")
     for fact, word in _EQUAL_FACTS.items():
         saved, current = getattr(manifest.vmm, fact), getattr(here, fact)
-        if saved != current:
+        if saved != current and not (fact == "version" and _can_load(saved, current)):
             reasons.append(f"{word} was {saved!r}, is {current!r}")
     reasons += _compare_devices(manifest.vmm.device_argv, here.device_argv)
     reasons += _compare_tsc(manifest.vmm.host_tsc_khz, here.host_tsc_khz)
     return reasons
+
+
+def _can_load(saved: str, current: str) -> bool:
+    """Whether another release of a monitor loads what was saved: if both name the format, and it is
+    of the same major version, and not newer.
+    """
+    was, now = _STATE_FORMAT.fullmatch(saved), _STATE_FORMAT.fullmatch(current)
+    return was is not None and now is not None and was[1] == now[1] and int(was[2]) <= int(now[2])
 
 
 def _compare_devices(saved: tuple[str, ...], current: tuple[str, ...]) -> list[str]:

@@ -13,6 +13,7 @@
 #include "control.h"
 #include "deadline.h"
 #include "fdutil.h"
+#include "kuasar_merge.h"
 #include "server.h"
 #include "supervise.h"
 #include "working_set_command.h"
@@ -20,12 +21,19 @@
 #define READERS 4
 #define READERS_MAX 64
 #define HAND_OVER_S 10
+#define KUASAR_RECORDS 3
+#define KUASAR_RECORD_S 10
+#define KUASAR_SET_MIB 256
+#define KUASAR_SET_MIB_MAX 1048576
+#define PAGES_PER_MIB 256
 
 #define EXIT_USAGE 2
 
 static const char USAGE[] =
         "usage: snap-pager serve --control PATH --journal DIRECTORY [--readers N] [--hand-over-s SECONDS]\n"
-        "                        [--kuasar-socket PATH --kuasar-directory DIRECTORY]\n"
+        "                        [--kuasar-socket PATH --kuasar-directory DIRECTORY\n"
+        "                         [--kuasar-sets DIRECTORY] [--kuasar-records N] [--kuasar-record-s SECONDS]\n"
+        "                         [--kuasar-set-mib N]]\n"
         "       snap-pager supervise ...      as serve, begun anew whenever it ends\n"
         "       snap-pager working-set --image PATH --digest HEX --out PATH --budget-pages N RECORD...\n";
 
@@ -69,9 +77,15 @@ static const char *read_settings(int argc, char **argv, struct server_settings *
                 {"hand-over-s", required_argument, NULL, 's'},
                 {"kuasar-socket", required_argument, NULL, 'k'},
                 {"kuasar-directory", required_argument, NULL, 'd'},
+                {"kuasar-sets", required_argument, NULL, 'e'},
+                {"kuasar-records", required_argument, NULL, 'n'},
+                {"kuasar-record-s", required_argument, NULL, 't'},
+                {"kuasar-set-mib", required_argument, NULL, 'm'},
                 {0},
         };
-        double readers = READERS, hand_over_s = HAND_OVER_S;
+        double readers = READERS, hand_over_s = HAND_OVER_S, records = KUASAR_RECORDS, record_s = KUASAR_RECORD_S,
+               set_mib = KUASAR_SET_MIB;
+        struct kuasar_settings *kuasar = &settings->kuasar;
         int option;
 
         opterr = 0;
@@ -81,13 +95,21 @@ static const char *read_settings(int argc, char **argv, struct server_settings *
                 else if (option == 'j')
                         settings->journal_path = optarg;
                 else if (option == 'k')
-                        settings->kuasar_socket = optarg;
+                        kuasar->socket = optarg;
                 else if (option == 'd')
-                        settings->kuasar_directory = optarg;
+                        kuasar->directory = optarg;
+                else if (option == 'e')
+                        kuasar->sets = optarg;
                 else if (option == 'r' && !read_number(optarg, 1, READERS_MAX, &readers))
                         return "--readers: a number from 1 to 64";
                 else if (option == 's' && !read_number(optarg, 0.01, 3600, &hand_over_s))
                         return "--hand-over-s: seconds, more than 0, at most 3600";
+                else if (option == 'n' && !read_number(optarg, 1, KUASAR_RECORDS_MAX, &records))
+                        return "--kuasar-records: a number from 1 to 16";
+                else if (option == 't' && !read_number(optarg, 0.01, 3600, &record_s))
+                        return "--kuasar-record-s: seconds, more than 0, at most 3600";
+                else if (option == 'm' && !read_number(optarg, 1, KUASAR_SET_MIB_MAX, &set_mib))
+                        return "--kuasar-set-mib: a number from 1 to 1048576";
                 else if (option == '?')
                         return "an option is unknown, or has no value";
         }
@@ -95,10 +117,17 @@ static const char *read_settings(int argc, char **argv, struct server_settings *
                 return "an argument that belongs to no option";
         if (!settings->control_path || !settings->journal_path)
                 return "--control and --journal are needed";
-        if (!settings->kuasar_socket != !settings->kuasar_directory)
+        if (!kuasar->socket != !kuasar->directory)
                 return "--kuasar-socket and --kuasar-directory belong together";
+        if (kuasar->sets && !kuasar->socket)
+                return "--kuasar-sets: nothing is recorded without --kuasar-socket";
+        if ((kuasar->directory && kuasar->directory[0] != '/') || (kuasar->sets && kuasar->sets[0] != '/'))
+                return "--kuasar-directory, --kuasar-sets: a full path";
         settings->readers = (unsigned)readers;
         settings->hand_over_ns = (int64_t)(hand_over_s * (double)NS_PER_S);
+        kuasar->records = (unsigned)records;
+        kuasar->record_ns = (int64_t)(record_s * (double)NS_PER_S);
+        kuasar->set_pages = (uint64_t)(set_mib * PAGES_PER_MIB);
         return NULL;
 }
 

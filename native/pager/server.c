@@ -16,6 +16,7 @@
 #include "fdutil.h"
 #include "json_out.h"
 #include "kill_point.h"
+#include "kuasar.h"
 #include "process.h"
 #include "uffd.h"
 
@@ -81,6 +82,7 @@ static void machine_clear(struct machine *machine, bool is_forgotten)
         image_close(&machine->image);
         pending->uffd_fd = close_fd(pending->uffd_fd);
         pending->pidfd = close_fd(pending->pidfd);
+        kuasar_ending(machine->server->kuasar, machine);
         if (machine->vm)
                 vm_free(machine->vm, is_forgotten);
         machine->vm = NULL;
@@ -254,6 +256,7 @@ static int begin(struct machine *machine)
         pending->facts = NULL;
         machine->state = MACHINE_SERVING;
         say(machine, "vm.serving", machine->vm->journal.head->why);
+        kuasar_began(server->kuasar, machine);
         vm_begin(machine->vm);
         return 0;
 }
@@ -526,97 +529,29 @@ int server_listen(struct server *server, const struct machine_order *order, cons
         return 0;
 }
 
-/* -- Kuasar ---------------------------------------------------------------------------------------- */
+/* -- unasked --------------------------------------------------------------------------------------- */
 
-static bool is_below(const char *path, const char *directory)
+const char *server_take_unasked(struct server *server, const struct machine_order *order, struct image *image,
+                                struct handed *handed)
 {
-        size_t n = strlen(directory);
-
-        return strncmp(path, directory, n) == 0 && path[n] == '/' && !strstr(path, "/../");
-}
-
-/* <directory>/<sandbox id>/restore/memory.img names the sandbox: the component before the last two. */
-static bool find_sandbox(const char *path, char *ret_vm, size_t capacity)
-{
-        const char *end = strstr(path, "/restore/memory.img"), *begin = end;
-
-        if (!end || strcmp(end, "/restore/memory.img") != 0)
-                return false;
-        while (begin > path && begin[-1] != '/')
-                begin--;
-        if (begin == end || (size_t)(end - begin) >= capacity)
-                return false;
-        memcpy(ret_vm, begin, (size_t)(end - begin));
-        ret_vm[end - begin] = '\0';
-        return strspn(ret_vm, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-") == strlen(ret_vm);
-}
-
-static const char *take_kuasar(struct server *server, struct handed *handed)
-{
-        struct machine_order order = {.protocol = HANDSHAKE_KUASAR};
-        const char *path = handed->handshake->image_path, *why;
         struct machine *machine;
+        const char *why;
 
-        if (!is_below(path, server->settings.kuasar_directory) || !find_sandbox(path, order.vm, sizeof(order.vm)))
-                return "its image is not where sandboxes of this node have theirs";
-        if (find_in(server->machines, order.vm))
-                return "this sandbox is served already";
-        memcpy(order.image, path, strlen(path) + 1);
-        server_forget(server, order.vm);
-        machine = machine_new(server, &order);
-        if (!machine)
+        server_forget(server, order->vm);
+        machine = machine_new(server, order);
+        if (!machine) {
+                image_close(image);
                 return "no memory";
-        add(server, machine);
-        if (image_take(path, &machine->image))
-                why = "its image cannot be opened";
-        else
-                why = take(machine, handed);
-        if (!why)
-                return NULL;
-        if (machine->pending.uffd_fd >= 0 || handed->pidfd < 0)
-                refuse(machine, why);
-        else
-                server_forget(server, order.vm);
-        return why;
-}
-
-static void received_kuasar(struct hand_over *hand_over, struct handed *handed, const char *why)
-{
-        struct server *server = container_of(hand_over, struct server, kuasar);
-        struct uffd_facts uffd;
-        struct json_out out;
-
-        if (handed) {
-                why = take_kuasar(server, handed);
-                if (!why)
-                        return;
-                /* Nobody else would end a monitor whose memory nobody serves. */
-                if (handed->fds[0] >= 0 && handed->pidfd >= 0 && uffd_inspect(handed->fds[0], &uffd) == 0)
-                        kill_process(handed->pidfd);
         }
-        if (json_open(&out))
-                return;
-        json_put_text(&out, "event", "hand_over.refused");
-        json_put_text(&out, "socket", hand_over->path);
-        json_put_text(&out, "why", why);
-        json_log(&out);
-}
-
-static int open_kuasar(struct server *server)
-{
-        static const struct hand_over_caller caller = {.received = received_kuasar};
-        const char *path = server->settings.kuasar_socket;
-
-        if (!path)
-                return 0;
-        unlink(path); /* what is there is a predecessor's: this process holds the lock */
-        server->kuasar = (struct hand_over){
-                .protocol = HANDSHAKE_KUASAR,
-                .patience_ns = server->settings.hand_over_ns,
-                .is_lasting = true,
-                .caller = &caller,
-        };
-        return hand_over_open(&server->kuasar, &server->loop, path);
+        machine->image = *image;
+        *image = (struct image){.fd = FD_NONE};
+        add(server, machine);
+        why = take(machine, handed);
+        if (why && machine->pending.uffd_fd >= 0)
+                refuse(machine, why);
+        else if (why)
+                server_forget(server, order->vm);
+        return why;
 }
 
 /* -- taking over ----------------------------------------------------------------------------------- */
@@ -903,7 +838,7 @@ int server_open(struct server *server, const struct server_settings *settings, c
         stop_unclaimed(server);
         close_kept(server);
         *ret_why = "the socket of Kuasar's monitors cannot be made";
-        return open_kuasar(server);
+        return settings->kuasar.socket ? kuasar_open(server, &server->kuasar) : 0;
 }
 
 void server_abandon(struct server *server)
@@ -933,10 +868,11 @@ void server_close(struct server *server)
 {
         if (server->loop.epoll_fd < 0)
                 goto out;
-        hand_over_close(&server->kuasar);
+        kuasar_stop(server->kuasar);
         free_all(&server->machines);
         free_all(&server->stopped);
         reader_close(&server->reader);
+        kuasar_close(server->kuasar);
         keeper_close(&server->keeper);
         loop_close(&server->loop);
         templates_close(&server->templates);

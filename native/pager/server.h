@@ -59,9 +59,18 @@ struct machine {
         char reason[VM_REASON_BYTES];
 };
 
+/* Kuasar's monitors (kuasar.h). */
+struct kuasar_settings {
+        const char *socket, *directory; /* NULL: no Kuasar here */
+        const char *sets; /* directory of working sets; NULL: none are made */
+        unsigned records; /* machines of an image that are recorded */
+        int64_t record_ns; /* each for so long */
+        uint64_t set_pages; /* of a working set, at most */
+};
+
 struct server_settings {
         const char *control_path, *journal_path;
-        const char *kuasar_socket, *kuasar_directory; /* NULL: no Kuasar here */
+        struct kuasar_settings kuasar;
         int64_t hand_over_ns;
         unsigned readers;
 };
@@ -73,7 +82,7 @@ struct server {
         struct templates templates;
         struct keeper keeper;
         struct vm_host host;
-        struct hand_over kuasar;
+        struct kuasar *kuasar; /* owned; NULL: no Kuasar here */
         struct machine *machines, *stopped;
         unsigned n_stopped;
         int journal_fd, lock_fd; /* owned */
@@ -98,6 +107,12 @@ void server_abandon(struct server *server);
 /* Expect a machine. An equal order for one that is expected or served is fine.
  * Returns 0, -EEXIST if another is expected under its name, or a negative errno with @ret_why, a static text. */
 int server_listen(struct server *server, const struct machine_order *order, const char **ret_why);
+
+/* Serve a machine that nobody ordered, from what its monitor handed over. @image: moved from, or closed. No machine
+ * of this name is expected or served.
+ * Returns NULL, or why not, a static text; then the monitor has been ended if its userfaultfd was taken. */
+const char *server_take_unasked(struct server *server, const struct machine_order *order, struct image *image,
+                                struct handed *handed);
 
 /* Returns the machine, a stopped one last; NULL if there is none. */
 struct machine *server_find(const struct server *server, const char *vm);

@@ -10,7 +10,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 import psutil
 
@@ -76,7 +76,7 @@ def _words(target: Target) -> list[str]:
     return [f"-dict={target.dictionary}"] if target.dictionary.exists() else []
 
 
-def _run_for(argv: list[str], scratch: str, out: object, cpu_s: float) -> float:
+def _run_for(argv: list[str], scratch: str, out: IO[bytes], cpu_s: float) -> float:
     """Returns how much CPU time was used: less if it ended by itself, having found something."""
     environment = {**os.environ, **_ENVIRONMENT, "TMPDIR": scratch}
     with subprocess.Popen(argv, env=environment, stdout=out, stderr=subprocess.STDOUT) as process:

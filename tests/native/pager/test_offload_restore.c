@@ -1002,6 +1002,7 @@ static _Noreturn void be_far(struct far *far, int path_fd)
                 far->seen->touched++;
                 usleep(1000);
         }
+        off_finish(&monitor);
         _exit(3);
 }
 
