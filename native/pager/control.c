@@ -24,6 +24,7 @@
 #define LINE_MAX_BYTES (64 * 1024)
 #define LINKS_MAX 256
 #define BACKLOG 64
+#define LINES_PER_TURN 16
 #define OP_BYTES 32
 
 /* One client. */
@@ -323,6 +324,18 @@ static void changed(struct server *server, struct machine *machine)
         }
 }
 
+/* Whoever waits for it would wait for nothing. */
+static void tell_forgotten(struct control *control, const char *vm)
+{
+        struct control_link *link, *next;
+
+        for (link = control->links; link; link = next) {
+                next = link->next;
+                if (strcmp(link->waiting_for, vm) == 0)
+                        refuse(link, "unknown", "it was forgotten meanwhile");
+        }
+}
+
 static void forget(struct control_link *link, struct json request)
 {
         char vm[JOURNAL_ID_BYTES];
@@ -333,6 +346,7 @@ static void forget(struct control_link *link, struct json request)
         }
         offloads_forget(&link->control->offloads, vm);
         server_forget(link->control->server, vm);
+        tell_forgotten(link->control, vm);
         answer_ok(link);
 }
 
@@ -542,19 +556,26 @@ static void link_close(struct control_link *link)
 /* Do what is complete, one request after the other, each when the one before is answered. */
 static void read_on(struct control_link *link)
 {
+        size_t at = 0;
+        int lines = 0;
+
         link->is_reading = true;
-        while (!link->is_busy && link->source.fd >= 0) {
-                char *end = memchr(link->in, '\n', link->n_in);
+        for (; !link->is_busy && link->source.fd >= 0 && lines < LINES_PER_TURN; lines++) {
+                char *end = memchr(link->in + at, '\n', link->n_in - at);
                 size_t length;
 
                 if (!end)
                         break;
-                length = (size_t)(end - link->in);
-                do_line(link, link->in, length);
-                link->n_in -= length + 1;
-                memmove(link->in, end + 1, link->n_in);
+                length = (size_t)(end - link->in) - at;
+                do_line(link, link->in + at, length);
+                at += length + 1;
         }
         link->is_reading = false;
+        link->n_in -= at;
+        memmove(link->in, link->in + at, link->n_in);
+        /* Others first: it is told again in the next round, because it can be written to. */
+        if (lines == LINES_PER_TURN && !link->is_busy && link->source.fd >= 0)
+                loop_change(&link->control->server->loop, &link->source, EPOLLOUT);
 }
 
 static void readable(struct control_link *link)

@@ -13,7 +13,10 @@
 
 #include "deadline.h"
 #include "fdutil.h"
+#include "json_scan.h"
 #include "kill_point.h"
+#include "process.h"
+#include "uffd.h"
 
 #define LINKS_MAX 64 /* connections that have not said everything yet */
 #define BACKLOG 64
@@ -31,6 +34,7 @@ struct hand_over_link {
         struct hand_over_link *next;
         char *text; /* owned */
         size_t length, capacity;
+        struct json_progress progress;
         int fds[HANDSHAKE_MAX_FDS];
         int n_fds;
         int pid, pidfd;
@@ -61,10 +65,21 @@ static void link_close(struct hand_over_link *link)
         loop_later(loop, &link->grave);
 }
 
+/* A monitor whose userfaultfd came but is not taken would wait for ever, or read zeros once it is closed. */
+static void end_monitor(const struct hand_over_link *link)
+{
+        struct uffd_facts facts;
+
+        for (int i = 0; i < link->n_fds; i++)
+                if (uffd_inspect(link->fds[i], &facts) == 0)
+                        process_end(link->pidfd, PROCESS_END_SOON_MS);
+}
+
 static void refuse(struct hand_over_link *link, const char *why)
 {
         struct hand_over *owner = link->owner;
 
+        end_monitor(link);
         link_close(link);
         owner->caller->received(owner, NULL, why);
 }
@@ -153,10 +168,16 @@ static void complete(struct hand_over_link *link, const struct handshake *handsh
 /* Returns whether more has to come. @is_end: nothing more will. */
 static bool consider(struct hand_over_link *link, bool is_end)
 {
-        struct handshake *handshake = malloc(sizeof(*handshake));
-        const char *why = "no memory";
         int r, wanted = handshake_fds(link->owner->protocol);
+        bool was_whole = link->progress.is_whole;
+        struct handshake *handshake;
+        const char *why = "no memory";
 
+        /* What comes byte by byte is read once when it is whole, and once when its descriptors are there. */
+        if (!is_end && (!json_is_whole(&link->progress, link->text, link->length) ||
+                        (was_whole && link->n_fds < wanted)))
+                return true;
+        handshake = malloc(sizeof(*handshake));
         r = handshake ? handshake_parse(link->owner->protocol, link->text, link->length, 0, handshake, &why) : -ENOMEM;
         if (r == 0 && link->n_fds > wanted)
                 refuse(link, "it sent more descriptors than its protocol has");
@@ -241,6 +262,15 @@ static void link_open(struct hand_over *hand_over, int fd)
                 loop_set(hand_over->loop, &link->timer, now_ns() + hand_over->patience_ns);
 }
 
+static struct hand_over_link *oldest(struct hand_over *hand_over)
+{
+        struct hand_over_link *link = hand_over->links;
+
+        while (link->next)
+                link = link->next;
+        return link;
+}
+
 static void connected(struct source *source, uint32_t events)
 {
         struct hand_over *hand_over = container_of(source, struct hand_over, listener);
@@ -249,7 +279,10 @@ static void connected(struct source *source, uint32_t events)
         (void)events;
         if (fd < 0)
                 return;
-        if (hand_over->n_links < LINKS_MAX)
+        if (hand_over->n_links == LINKS_MAX)
+                refuse(oldest(hand_over), "it said nothing while many others came");
+        /* Whoever was told of that may have closed the door. */
+        if (hand_over->loop)
                 link_open(hand_over, fd);
         else
                 close_fd(fd);

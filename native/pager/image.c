@@ -92,6 +92,8 @@ int image_take_fd(int fd, struct image *ret_image)
                 r = -errno;
         else if (!S_ISREG(st.st_mode) || st.st_size <= 0)
                 r = -EINVAL;
+        else if ((uint64_t)st.st_size > IMAGE_MAX_BYTES)
+                r = -EFBIG;
         if (r) {
                 close_fd(fd);
                 return r;

@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #define IMAGE_PAGE_BYTES 4096
+#define IMAGE_MAX_BYTES (UINT64_C(1) << 40) /* of a larger one the journal alone would take much memory */
 
 /* What tells one state of one file from every other (stat(2)). */
 struct image_identity {
@@ -29,7 +30,7 @@ struct image {
 
 /* Take over @fd, a regular file or a memfd, as an image that is not mapped yet: fd, identity, is_sealed and pages
  * are known. @fd: owned by the image from here on, closed on failure too.
- * Returns 0, -EINVAL if it is no such file or is empty, or another negative errno. */
+ * Returns 0, -EINVAL if it is no such file or is empty, -EFBIG if it is too large, or another negative errno. */
 int image_take_fd(int fd, struct image *ret_image);
 
 /* As image_take_fd(), of the file at @path. */

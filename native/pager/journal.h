@@ -123,4 +123,15 @@ static inline void journal_mark(uint64_t *bits, uint64_t page)
         *word |= UINT64_C(1) << (page % 64);
 }
 
+/* As journal_mark(), of the pages from @from up to @to. */
+static inline void journal_mark_range(uint64_t *bits, uint64_t from, uint64_t to)
+{
+        for (; from < to && from % 64; from++)
+                journal_mark(bits, from);
+        for (; to - from >= 64; from += 64)
+                *(volatile uint64_t *)&bits[from / 64] = UINT64_MAX;
+        for (; from < to; from++)
+                journal_mark(bits, from);
+}
+
 #endif

@@ -13,8 +13,6 @@
 
 #include "fdutil.h"
 
-#define END_MS 5000
-
 int process_start_ticks(int pid, uint64_t *ret_ticks)
 {
         char path[64], text[1024];
@@ -59,10 +57,10 @@ void kill_process(int pidfd)
                 syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
 }
 
-int process_end(int pidfd)
+int process_end(int pidfd, int patience_ms)
 {
         struct pollfd gone = {.fd = pidfd, .events = POLLIN};
 
         kill_process(pidfd);
-        return poll(&gone, 1, END_MS) > 0 ? 0 : -ETIMEDOUT;
+        return poll(&gone, 1, patience_ms) > 0 ? 0 : -ETIMEDOUT;
 }

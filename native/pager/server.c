@@ -242,7 +242,7 @@ static int begin(struct machine *machine)
                 r = journal_create(server->journal_fd, pending->facts, &parts.journal);
         }
         if (r) {
-                kill_process(parts.pidfd);
+                process_end(parts.pidfd, PROCESS_END_SOON_MS);
                 template_release(&server->templates, parts.template);
                 close_fd(parts.uffd_fd);
                 close_fd(parts.pidfd);
@@ -280,7 +280,7 @@ static void kept(struct keeping *keeping, int error)
         if (!error)
                 pending->facts->kept_by |= KEPT_BY_KEEPER;
         if (!pending->facts->kept_by) {
-                kill_process(pending->pidfd);
+                process_end(pending->pidfd, PROCESS_END_SOON_MS);
                 retire_machine(machine, "the keeper does not answer, and nobody else holds its userfaultfd");
                 return;
         }
@@ -331,6 +331,8 @@ static const char *check_uffd(struct journal_head *facts, const struct handed *h
 
         if (uffd_inspect(handed->fds[0], &uffd))
                 return "what it sent is no userfaultfd that is ready for use";
+        if (uffd.features & (UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMAP))
+                return "its userfaultfd tells of forks or moves, which nobody can follow";
         if (facts->protocol == HANDSHAKE_MEMFD && !(uffd.features & UFFD_FEATURE_MINOR_SHMEM))
                 return "its userfaultfd has no minor faults of shared memory";
         if (fcntl(handed->fds[0], F_SETFL, O_NONBLOCK) < 0)
@@ -427,7 +429,7 @@ static void refuse(struct machine *machine, const char *why)
 {
         machine->refused = why;
         if (machine->pending.uffd_fd >= 0) {
-                kill_process(machine->pending.pidfd);
+                process_end(machine->pending.pidfd, PROCESS_END_SOON_MS);
                 retire_machine(machine, why);
                 return;
         }
@@ -446,8 +448,14 @@ static void received(struct hand_over *hand_over, struct handed *handed, const c
                 return;
         }
         why = take(machine, handed);
-        if (why)
+        if (why) {
+                struct uffd_facts uffd;
+
+                /* Refused before it was taken out of @handed: it is closed there. */
+                if (handed->fds[0] >= 0 && handed->pidfd >= 0 && uffd_inspect(handed->fds[0], &uffd) == 0)
+                        process_end(handed->pidfd, PROCESS_END_SOON_MS);
                 refuse(machine, why);
+        }
         if (machine->state != MACHINE_LISTENING) {
                 hand_over_close(&machine->hand_over);
                 loop_unset(&machine->server->loop, &machine->timer);
@@ -635,7 +643,7 @@ static const char *succeed(struct machine *machine, struct journal *journal, int
         else if (template_acquire(&server->templates, &image, head->digest, head->working_set_path, &parts.template))
                 why = "no memory";
         if (why) {
-                kill_process(pidfd);
+                process_end(pidfd, PROCESS_END_SOON_MS);
                 journal_remove(server->journal_fd, head->vm);
                 journal_close(journal);
                 close_fd(parts.uffd_fd);
@@ -756,7 +764,7 @@ static void stop_unclaimed(struct server *server)
                 if (sscanf(at, "@%d@%" SCNu64, &pid, &ticks) == 2) {
                         pidfd = process_open(pid, ticks);
                         if (pidfd >= 0)
-                                process_end(pidfd);
+                                process_end(pidfd, PROCESS_END_MS);
                         close_fd(pidfd);
                 }
                 keeper_forget(&server->keeper, one->name);
@@ -850,7 +858,7 @@ void server_abandon(struct server *server)
                 if (!head || pidfd < 0 || does_hold_now(head))
                         continue;
                 say(one, "vm.stopped", "its keeper is gone, and nobody else holds its userfaultfd");
-                process_end(pidfd);
+                process_end(pidfd, PROCESS_END_MS);
         }
 }
 

@@ -63,7 +63,7 @@ struct machine {
 struct kuasar_settings {
         const char *socket, *directory; /* NULL: no Kuasar here */
         const char *sets; /* directory of working sets; NULL: none are made */
-        unsigned records; /* machines of an image that are recorded */
+        unsigned records; /* machines of an image that are recorded; 1 to KUASAR_RECORDS_MAX */
         int64_t record_ns; /* each for so long */
         uint64_t set_pages; /* of a working set, at most */
 };

@@ -322,7 +322,7 @@ static void end_if_alone(const struct kept *kept)
                 return;
         pidfd = process_open(pid, ticks);
         if (pidfd >= 0 && fd_find_in(pid, st.st_dev, st.st_ino) < 0)
-                process_end(pidfd);
+                process_end(pidfd, PROCESS_END_MS);
         close_fd(pidfd);
 }
 

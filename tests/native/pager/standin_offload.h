@@ -291,6 +291,7 @@ static inline int off_send(int fd, const struct off_shape *shape, const char *co
 struct monitor {
         bool is_v53; /* registers no minor faults, wakes only */
         uint64_t page_bytes; /* of its memory zone: what it asks for */
+        bool sweeps_first; /* has all of its memory before it answers State */
         int listener_fd, control_fd, fault_fd, uffd_fd, stop_fd; /* owned */
         struct off_shape shape;
         char *state; /* as received; owned */
@@ -537,7 +538,11 @@ static inline bool off_take_state(struct monitor *monitor, uint64_t length)
         monitor->has_thread = true;
         monitor->state = malloc(length);
         monitor->state_bytes = length;
-        return off_read(monitor->control_fd, monitor->state, length);
+        if (!off_read(monitor->control_fd, monitor->state, length))
+                return false;
+        while (monitor->sweeps_first && !monitor->has_all)
+                usleep(500);
+        return true;
 }
 
 static inline bool off_take(struct monitor *monitor, const struct off_header *request)

@@ -134,6 +134,30 @@ static inline void pager_for(struct pager *pager, int64_t ns)
         loop_unset(&pager->loop, &alarm.timer);
 }
 
+/* Let it run until @condition holds. */
+#define PAGER_UNTIL(pager, condition)                              \
+        do {                                                       \
+                int64_t limit_ns = now_ns() + PATIENCE_NS;         \
+                while (!(condition)) {                             \
+                        CHECK(now_ns() < limit_ns);                \
+                        pager_for((pager), NS_PER_S / 1000);       \
+                }                                                  \
+        } while (0)
+
+static inline bool is_readable(int fd)
+{
+        struct pollfd one = { .fd = fd, .events = POLLIN };
+
+        return poll(&one, 1, 0) > 0;
+}
+
+/* Let it run until it answers. Returns the status. */
+static inline int pager_hear(struct pager *pager, int fd)
+{
+        PAGER_UNTIL(pager, is_readable(fd));
+        return off_hear(fd);
+}
+
 static inline unsigned count_files(const char *directory)
 {
         DIR *files = opendir(directory);
@@ -165,8 +189,7 @@ static inline void pager_close_session(struct pager *pager, struct offload *offl
         unsigned n = pager->n_closed;
 
         offload_close(offload);
-        while (pager->n_closed == n)
-                pager_for(pager, NS_PER_S / 1000);
+        PAGER_UNTIL(pager, pager->n_closed > n);
         CHECK_EQ(pager->n_closed, n + 1);
 }
 

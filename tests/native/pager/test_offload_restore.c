@@ -99,8 +99,7 @@ static void monitor_begins(struct scene *scene)
 /* Serve until the monitor's thread is done. */
 static void guest_ends(struct scene *scene)
 {
-        while (!scene->is_over)
-                pager_for(&scene->pager, NS_PER_S / 1000);
+        PAGER_UNTIL(&scene->pager, scene->is_over);
         CHECK_EQ(pthread_join(scene->thread, NULL), 0);
         scene->has_thread = false;
 }
@@ -284,6 +283,24 @@ static void test_a_machine_that_has_all_its_memory_needs_nobody(void)
         scene_close(&scene);
 }
 
+static void test_a_monitor_may_have_all_its_memory_before_it_has_its_machine(void)
+{
+        struct scene scene;
+
+        scene_open(&scene);
+        scene.order.resume = true;
+        begin(&scene);
+        off_monitor(&scene.monitor, scene.paths[0], false, OFF_PAGE);
+        scene.monitor.sweeps_first = scene.has_monitor = scene.has_thread = true;
+        CHECK_EQ(pthread_create(&scene.thread, NULL, get, &scene), 0);
+        CHECK(strstr(pager_until(&scene.pager, OFFLOAD_ENDED), "all of its memory"));
+        guest_ends(&scene);
+        CHECK(scene.got_it && scene.monitor.is_resumed);
+        read_everything(&scene);
+        CHECK_EQ(scene.wrong, 0);
+        scene_close(&scene);
+}
+
 static void test_huge_pages_are_filled_whole(void)
 {
         struct scene scene;
@@ -368,8 +385,7 @@ static void test_a_working_set_is_there_before_it_is_asked_for(void)
                 scene.order.demand_only = true;
                 scene.run = read_everything;
                 begin(&scene);
-                while (stats_of(&scene).prefetched < 36)
-                        pager_for(&scene.pager, NS_PER_S / 1000);
+                PAGER_UNTIL(&scene.pager, stats_of(&scene).prefetched == 36);
                 monitor_begins(&scene);
                 pager_until(&scene.pager, OFFLOAD_SERVING);
                 guest_ends(&scene);
@@ -393,8 +409,7 @@ static void test_pages_filled_ahead_are_those_of_the_set(void)
         scene.order.demand_only = true;
         scene.run = read_everything;
         begin(&scene);
-        while (stats_of(&scene).prefetched < 36)
-                pager_for(&scene.pager, NS_PER_S / 1000);
+        PAGER_UNTIL(&scene.pager, stats_of(&scene).prefetched == 36);
         monitor_begins(&scene);
         pager_until(&scene.pager, OFFLOAD_SERVING);
         guest_ends(&scene);
@@ -458,8 +473,7 @@ static void test_pages_given_back_are_zeros_when_they_come_again(void)
                 scene.order.demand_only = true;
                 scene.run = give_back;
                 begin(&scene);
-                while (stats_of(&scene).prefetched < 36)
-                        pager_for(&scene.pager, NS_PER_S / 1000);
+                PAGER_UNTIL(&scene.pager, stats_of(&scene).prefetched == 36);
                 monitor_begins(&scene);
                 pager_until(&scene.pager, OFFLOAD_SERVING);
                 guest_ends(&scene);
@@ -629,7 +643,7 @@ static void test_nobody_and_silence_are_given_up(void)
         scene_close(&scene);
 
         scene_open(&scene);
-        scene.order.peer.patience_ns = SHORT_NS;
+        scene.order.peer.patience_ns = 10 * SHORT_NS;
         listener = off_listen(scene.paths[0]);
         begin(&scene);
         fails(&scene, "did not answer");
@@ -662,8 +676,9 @@ static void answered(const void *bytes, size_t n, int fd_to_pass, const char *wh
         scene_open(&scene);
         listener = off_listen(scene.paths[0]);
         begin(&scene);
-        pager_for(&scene.pager, NS_PER_S / 100);
+        PAGER_UNTIL(&scene.pager, is_readable(listener));
         fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+        PAGER_UNTIL(&scene.pager, is_readable(fd));
         CHECK(off_read(fd, request, sizeof(request)));
         CHECK_EQ(request[0], OFF_START);
         if (fd_to_pass >= 0)
@@ -841,11 +856,10 @@ static void test_a_page_may_be_asked_for_in_pieces_and_twice(void)
                 CHECK(off_write(raw.fault, bytes + i, 1));
                 pager_for(&raw.scene.pager, NS_PER_S / 2000);
         }
-        CHECK_EQ(off_hear(raw.fault), OFF_OK);
+        CHECK_EQ(pager_hear(&raw.scene.pager, raw.fault), OFF_OK);
         CHECK(off_write(raw.fault, bytes, 32) && off_write(raw.fault, bytes, 32));
-        pager_for(&raw.scene.pager, NS_PER_S / 100);
-        CHECK_EQ(off_hear(raw.fault), OFF_OK);
-        CHECK_EQ(off_hear(raw.fault), OFF_OK);
+        for (int i = 0; i < 2; i++)
+                CHECK_EQ(pager_hear(&raw.scene.pager, raw.fault), OFF_OK);
         CHECK_EQ(stats_of(&raw.scene).copied + stats_of(&raw.scene).zeroed, 1);
         CHECK_EQ(stats_of(&raw.scene).covered, 0);
         raw_close(&raw);
@@ -904,8 +918,7 @@ static void test_a_monitor_that_never_reads_holds_up_itself_only(void)
         other.order.peer.context = &raw.scene.pager;
         CHECK_EQ(offload_restore_open(&raw.scene.pager.loop, &raw.scene.pager.reader, &other.order, &other.offload), 0);
         CHECK_EQ(pthread_create(&other.thread, NULL, get, &other), 0);
-        while (!other.is_over)
-                pager_for(&raw.scene.pager, NS_PER_S / 1000);
+        PAGER_UNTIL(&raw.scene.pager, other.is_over);
         CHECK_EQ(other.wrong, 0);
         pager_close_session(&raw.scene.pager, other.offload);
         other.offload = NULL;
@@ -1057,8 +1070,7 @@ static void far_serves(struct scene *scene, struct far *far)
         begin(scene);
         pager_until(&scene->pager, OFFLOAD_SERVING);
         CHECK_EQ(stats_of(scene).pid, far->pid);
-        while (far->seen->touched < 5)
-                pager_for(&scene->pager, NS_PER_S / 1000);
+        PAGER_UNTIL(&scene->pager, far->seen->touched >= 5);
 }
 
 static void test_a_monitor_is_killed_before_its_guest_can_miss_a_page(void)
@@ -1146,7 +1158,7 @@ static void test_a_connection_that_nobody_holds_ends_it_and_harms_nobody(void)
 
                 far_scene(&scene, &far);
                 scene.order.keep = i == 0 ? keep_not : keep;
-                scene.order.peer.patience_ns = i == 2 ? 4 * SHORT_NS : PATIENCE_NS;
+                scene.order.peer.patience_ns = i == 2 ? NS_PER_S : PATIENCE_NS;
                 begin(&scene);
                 if (i > 0)
                         pager_run(&scene.pager);
@@ -1177,8 +1189,7 @@ static void test_a_successor_ends_what_its_predecessor_served(void)
         pager_run(&scene.pager);
         offload_kept(scene.offload, 0);
         pager_until(&scene.pager, OFFLOAD_SERVING);
-        while (far.seen->touched < 5)
-                pager_for(&scene.pager, NS_PER_S / 1000);
+        PAGER_UNTIL(&scene.pager, far.seen->touched >= 5);
         /* Nobody answers: the guest waits. */
         usleep(100000);
         CHECK(far.seen->touched < 20);
@@ -1214,51 +1225,80 @@ static void test_a_session_can_be_closed_at_any_time(void)
         }
 }
 
-/* Listen as nobody, and tell whether a byte was said to whoever connects. */
-static pid_t impostor(const char *path, int *ret_ready_fd)
+/* Listen as nobody where the pipe says. It ends well if whoever connects says nothing. Forked before there are
+ * threads. */
+static pid_t impostor(int *ret_path_fd)
 {
-        int ready[2];
+        char path[108] = "", byte;
+        int fds[2], listener, fd;
         pid_t pid;
 
-        CHECK_EQ(pipe2(ready, O_CLOEXEC), 0);
+        CHECK_EQ(pipe2(fds, O_CLOEXEC), 0);
         pid = fork();
         CHECK(pid >= 0);
-        if (pid == 0) {
-                int listener, fd = -1;
-                char byte;
-
-                if (setuid(65534) < 0)
-                        _exit(2);
-                listener = off_listen(path);
-                if (chmod(path, 0666) < 0 || write(ready[1], "", 1) != 1)
-                        _exit(3);
-                fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
-                _exit(fd >= 0 && read(fd, &byte, 1) == 0 ? 0 : 1);
+        if (pid > 0) {
+                close(fds[0]);
+                *ret_path_fd = fds[1];
+                return pid;
         }
-        close(ready[1]);
-        *ret_ready_fd = ready[0];
-        return pid;
+        if (read(fds[0], path, sizeof(path) - 1) <= 0 || setuid(65534) < 0)
+                _exit(2);
+        listener = off_listen(path);
+        if (chmod(path, 0666) < 0)
+                _exit(3);
+        fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+        _exit(fd >= 0 && read(fd, &byte, 1) == 0 ? 0 : 1);
 }
 
 static void test_memory_is_given_to_the_right_user_only(void)
 {
         struct scene scene;
-        int ready_fd, status;
-        char byte;
+        int path_fd, status;
         pid_t pid;
 
         if (geteuid() != 0)
                 return;
+        pid = impostor(&path_fd);
         scene_open(&scene);
         CHECK_EQ(chmod(scene.pager.directory, 0777), 0);
-        pid = impostor(scene.paths[0], &ready_fd);
-        CHECK_EQ(read(ready_fd, &byte, 1), 1);
-        close(ready_fd);
+        CHECK_EQ(write(path_fd, scene.paths[0], strlen(scene.paths[0])), strlen(scene.paths[0]));
         begin(&scene);
         fails(&scene, "not the monitor's user");
         CHECK_EQ(waitpid(pid, &status, 0), pid);
         CHECK_EQ(status, 0);
         scene_close(&scene);
+        close(path_fd);
+}
+
+/* A process that has closed its end of the connection, and lives on. */
+static void test_who_has_closed_its_connection_is_no_orphan(void)
+{
+        char path[64] = "/tmp/offload-XXXXXX";
+        int fd, status, tries = 0;
+        pid_t pid;
+
+        CHECK(mkdtemp(path));
+        strcat(path, "/socket");
+        pid = fork();
+        CHECK(pid >= 0);
+        if (pid == 0) {
+                fd = off_listen(path);
+                close(accept4(fd, NULL, NULL, SOCK_CLOEXEC));
+                for (;;)
+                        pause();
+        }
+        while ((fd = off_connect(path)) < 0 && tries++ < 10000)
+                usleep(1000);
+        CHECK(fd >= 0);
+        CHECK_EQ(off_hear(fd), OFF_CLOSED);
+        CHECK_EQ(offload_end_orphan(fd), 0);
+        close(fd);
+        CHECK_EQ(waitpid(pid, &status, WNOHANG), 0);
+        CHECK_EQ(kill(pid, SIGKILL), 0);
+        CHECK_EQ(waitpid(pid, &status, 0), pid);
+        unlink(path);
+        *strrchr(path, '/') = '\0';
+        CHECK_EQ(rmdir(path), 0);
 }
 
 static bool has_userfaultfd(void)
@@ -1283,6 +1323,7 @@ int main(void)
         test_a_monitor_that_leaves_is_let_go();
         test_a_page_may_be_asked_for_in_pieces_and_twice();
         test_a_monitor_may_die_while_a_thread_fills_its_pages();
+        test_who_has_closed_its_connection_is_no_orphan();
         test_memory_is_given_to_the_right_user_only();
         if (!has_userfaultfd()) {
                 printf("the other tests need a userfaultfd: %s\n", strerror(errno));
@@ -1291,6 +1332,7 @@ int main(void)
         test_a_guest_sees_its_memory_page_by_page();
         test_without_the_monitors_sweep_a_machine_takes_what_it_touches();
         test_a_machine_that_has_all_its_memory_needs_nobody();
+        test_a_monitor_may_have_all_its_memory_before_it_has_its_machine();
         test_huge_pages_are_filled_whole();
         test_an_image_that_is_not_in_memory_is_read_by_a_thread();
         test_a_working_set_is_there_before_it_is_asked_for();

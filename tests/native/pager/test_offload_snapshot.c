@@ -1,6 +1,8 @@
 /* A monitor gives its machine away: what is on disk when it is told so, and what is not when it lies, waits or
  * dies. */
 #define _GNU_SOURCE
+#include <sys/resource.h>
+
 #include "test_offload.h"
 
 #define LOW_BYTES (UINT64_C(64) * OFF_PAGE)
@@ -234,8 +236,7 @@ static void test_nobody_else_can_connect_once_the_monitor_has(void)
         CHECK_EQ(stat(scene.socket, &st), 0);
         CHECK_EQ(st.st_mode & 07777, 0600);
         scene.fd = off_connect(scene.socket);
-        pager_for(&scene.pager, NS_PER_S / 100);
-        CHECK_EQ(stat(scene.socket, &st), -1);
+        PAGER_UNTIL(&scene.pager, stat(scene.socket, &st) < 0);
         scene_close(&scene);
 }
 
@@ -303,8 +304,7 @@ static void begin(struct scene *scene)
 {
         scene_open(scene);
         CHECK(off_say(scene->fd, OFF_START, 0));
-        pager_for(&scene->pager, NS_PER_S / 500);
-        CHECK_EQ(off_hear(scene->fd), OFF_OK);
+        CHECK_EQ(pager_hear(&scene->pager, scene->fd), OFF_OK);
 }
 
 static void test_lengths_that_lie_are_refused_before_they_cost_memory(void)
@@ -316,8 +316,7 @@ static void test_lengths_that_lie_are_refused_before_they_cost_memory(void)
         scene_close(&scene);
         begin(&scene);
         CHECK(off_say_slot(scene.fd, 0, scene.shape.slots[0].fd));
-        pager_for(&scene.pager, NS_PER_S / 500);
-        CHECK_EQ(off_hear(scene.fd), OFF_OK);
+        CHECK_EQ(pager_hear(&scene.pager, scene.fd), OFF_OK);
         say_and_fail(&scene, OFF_CONFIG, UINT64_MAX, "too long");
         scene_close(&scene);
 }
@@ -397,6 +396,27 @@ static void test_descriptors_come_one_with_each_slot_and_nowhere_else(void)
         for (int i = 0; i < 2; i++)
                 CHECK(off_say_slot(scene.fd, 0, scene.shape.slots[0].fd));
         fails(&scene, "twice");
+        scene_close(&scene);
+}
+
+/* Where the kernel has no room for a descriptor it is lost, but not unnoticed. */
+static void test_a_descriptor_too_many_for_this_process_is_refused_too(void)
+{
+        struct off_header header = { .word = OFF_MEMORY_FD, .length = 4 };
+        struct rlimit limit, tight;
+        struct scene scene;
+        int first_free;
+
+        begin(&scene);
+        first_free = dup(scene.fd);
+        close(first_free);
+        CHECK_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
+        tight = limit;
+        tight.rlim_cur = (rlim_t)first_free;
+        CHECK(off_pass(scene.fd, &header, sizeof(header), &scene.shape.slots[0].fd, 1));
+        CHECK_EQ(setrlimit(RLIMIT_NOFILE, &tight), 0);
+        CHECK(strstr(pager_until(&scene.pager, OFFLOAD_FAILED), "descriptors"));
+        CHECK_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
         scene_close(&scene);
 }
 
@@ -530,9 +550,9 @@ static void *drip(void *data)
         struct scene *scene = data;
 
         off_say(scene->fd, OFF_START, 0);
-        CHECK_EQ(off_hear(scene->fd), OFF_OK);
+        off_hear(scene->fd);
         off_say_slot(scene->fd, 0, scene->shape.slots[0].fd);
-        CHECK_EQ(off_hear(scene->fd), OFF_OK);
+        off_hear(scene->fd);
         off_say(scene->fd, OFF_CONFIG, 1000000);
         while (send(scene->fd, " ", 1, MSG_NOSIGNAL) == 1)
                 usleep(1000);
@@ -633,53 +653,51 @@ static void test_a_session_can_be_closed_at_any_time(void)
         }
 }
 
-/* Connect as nobody when told to. */
-static pid_t stranger(int *ret_go_fd, const char *socket)
+/* Connect as nobody to the socket that is named on the pipe. Forked before there are threads. */
+static pid_t stranger(int *ret_path_fd)
 {
-        int go[2];
+        char path[108] = "";
+        int fds[2];
         pid_t pid;
-        char byte;
 
-        CHECK_EQ(pipe2(go, O_CLOEXEC), 0);
+        CHECK_EQ(pipe2(fds, O_CLOEXEC), 0);
         pid = fork();
         CHECK(pid >= 0);
         if (pid == 0) {
                 int fd = -1;
 
-                if (read(go[0], &byte, 1) == 1 && setuid(65534) == 0)
-                        fd = off_connect(socket);
+                if (read(fds[0], path, sizeof(path) - 1) > 0 && setuid(65534) == 0)
+                        fd = off_connect(path);
                 /* Turned away without a word. */
                 _exit(fd >= 0 && off_hear(fd) == OFF_CLOSED ? 0 : 1);
         }
-        close(go[0]);
-        *ret_go_fd = go[1];
+        close(fds[0]);
+        *ret_path_fd = fds[1];
         return pid;
 }
 
 static void test_another_user_is_turned_away_and_the_monitor_still_gets_in(void)
 {
         struct scene scene;
-        int status, go_fd;
+        int status, path_fd;
         pid_t pid;
 
         if (geteuid() != 0)
                 return;
+        pid = stranger(&path_fd);
         scene_open_with(&scene, PATIENCE_NS);
         CHECK_EQ(chmod(scene.pager.directory, 0755), 0);
         CHECK_EQ(chmod(scene.socket, 0666), 0);
-        pid = stranger(&go_fd, scene.socket);
-        CHECK_EQ(write(go_fd, "", 1), 1);
-        do
-                pager_for(&scene.pager, NS_PER_S / 500);
-        while (waitpid(pid, &status, WNOHANG) == 0);
+        CHECK_EQ(write(path_fd, scene.socket, strlen(scene.socket)), strlen(scene.socket));
+        PAGER_UNTIL(&scene.pager, waitpid(pid, &status, WNOHANG) == pid);
         CHECK_EQ(status, 0);
-        close(go_fd);
         scene.fd = off_connect(scene.socket);
         monitor_begins(&scene);
         pager_until(&scene.pager, OFFLOAD_SAVED);
         CHECK_EQ(monitor_ends(&scene), OFF_OK);
         check_saved(&scene);
         scene_close(&scene);
+        close(path_fd);
 }
 
 int main(void)
@@ -694,6 +712,7 @@ int main(void)
         test_lengths_that_lie_are_refused_before_they_cost_memory();
         test_descriptors_that_hold_no_guest_memory_are_refused();
         test_descriptors_come_one_with_each_slot_and_nowhere_else();
+        test_a_descriptor_too_many_for_this_process_is_refused_too();
         test_configurations_that_lie_are_refused();
         test_memory_shorter_than_it_is_said_to_be_is_refused();
         test_memory_that_is_cut_at_the_last_moment_is_refused();

@@ -1,0 +1,86 @@
+/* What the parts of a machine's memory server share: vm.c begins and ends it, vm_memory.c fills pages, vm_demand.c
+ * serves faults, vm_events.c reads them, vm_install.c goes ahead of them. */
+#ifndef SNAPSTART_VM_INTERNAL_H
+#define SNAPSTART_VM_INTERNAL_H
+
+#include "vm.h"
+
+/* A page of a machine. */
+struct place {
+        const struct region *region;
+        uint64_t page; /* among all of the machine */
+        uint64_t address;
+        uint64_t image_page;
+};
+
+enum content { CONTENT_ZERO, CONTENT_DATA };
+
+static inline struct journal_head *vm_head(const struct vm *vm)
+{
+        return vm->journal.head;
+}
+
+/* -- vm_memory.c ----------------------------------------------------------------------------------- */
+
+/* Returns false if the machine did not hand over memory at @address. */
+bool vm_find_place(const struct vm *vm, uint64_t address, struct place *ret_place);
+
+/* Where page @image_page of the image is in the machine, in regions of small pages. */
+bool vm_find_image_page(const struct vm *vm, uint64_t image_page, struct place *ret_place);
+
+/* Returns whether the guest gave the page back: it is owed as zeros. */
+bool vm_is_removed(const struct vm *vm, const struct place *place);
+
+enum content vm_content(const struct vm *vm, const struct place *place);
+
+/* Returns whether pages of the image are mapped as they are, and copied when they are written. */
+bool vm_is_sharing(const struct vm *vm);
+
+/* Returns what the page holds in the image. */
+const uint8_t *vm_source(const struct vm *vm, uint64_t image_page);
+
+/* Fill @pages pages of one content that follow each other, from @place on. @source: what they hold.
+ * Pages that are there already are skipped.
+ * Returns how many were filled here, or a negative errno of uffd_copy(). */
+int64_t vm_fill(struct vm *vm, struct place place, const uint8_t *source, enum content content, uint64_t pages,
+                bool is_write);
+
+/* -- vm_demand.c ----------------------------------------------------------------------------------- */
+
+/* Serve one fault. @may_be_cold: false when a reader has just brought the page. */
+void vm_serve(struct vm *vm, const struct parked *fault, bool may_be_cold);
+
+/* Try those again that the kernel refused while the address space was changing. */
+void vm_retry_parked(struct vm *vm);
+
+/* -- vm_events.c ----------------------------------------------------------------------------------- */
+
+/* Carry the removals in the ring over into the bit map, whatever their place among the events. Returns false if the
+ * machine did what cannot be followed. */
+bool vm_note_removals(struct vm *vm);
+
+void vm_clear_ring(struct vm *vm);
+
+void vm_events_ready(struct source *source, uint32_t events);
+
+/* -- vm_install.c ---------------------------------------------------------------------------------- */
+
+bool vm_is_installing(const struct vm *vm);
+bool vm_install_some(struct idler *idler);
+void vm_install_more(struct vm *vm);
+void vm_warmed(struct warm_waiter *waiter);
+void vm_retry_due(struct timer *timer);
+void vm_make_ready(struct vm *vm);
+
+/* -- vm.c ------------------------------------------------------------------------------------------ */
+
+void vm_stop_with(struct vm *vm, const char *what, int error);
+
+/* What a call on its userfaultfd said: 0 to go on, 1 to try again later, -1 if that was its end. */
+int vm_classify(struct vm *vm, int64_t result);
+
+/* Something was taken from the image: see that it still was what it should be, now, or soon. */
+void vm_check_now(struct vm *vm);
+void vm_check_image(struct vm *vm);
+
+#endif

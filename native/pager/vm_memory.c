@@ -1,0 +1,177 @@
+#define _GNU_SOURCE
+#include "vm_internal.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+
+#include "kill_point.h"
+#include "uffd.h"
+
+static int64_t region_at(const struct journal_head *head, uint64_t address)
+{
+        uint64_t low = 0, high = head->n_regions;
+
+        while (high - low > 1) {
+                uint64_t middle = low + (high - low) / 2;
+
+                if (head->regions[middle].address <= address)
+                        low = middle;
+                else
+                        high = middle;
+        }
+        return address - head->regions[low].address < head->regions[low].size_bytes ? (int64_t)low : -1;
+}
+
+bool vm_find_place(const struct vm *vm, uint64_t address, struct place *ret_place)
+{
+        int64_t i = region_at(vm_head(vm), address);
+        const struct region *region;
+        uint64_t in_region;
+
+        if (i < 0)
+                return false;
+        region = &vm_head(vm)->regions[i];
+        in_region = (address - region->address) & ~(region->page_bytes - 1);
+        *ret_place = (struct place){
+                .region = region,
+                .page = vm->first_page[i] + in_region / region->page_bytes,
+                .address = region->address + in_region,
+                .image_page = (region->offset + in_region) / IMAGE_PAGE_BYTES,
+        };
+        return true;
+}
+
+/* Where page @image_page of the image is in the machine, in regions of small pages. */
+bool vm_find_image_page(const struct vm *vm, uint64_t image_page, struct place *ret_place)
+{
+        const struct journal_head *head = vm_head(vm);
+        uint64_t offset = image_page * IMAGE_PAGE_BYTES;
+
+        for (uint64_t i = 0; i < head->n_regions; i++) {
+                const struct region *region = &head->regions[i];
+
+                if (offset - region->offset < region->size_bytes && region->page_bytes == IMAGE_PAGE_BYTES)
+                        return vm_find_place(vm, region->address + (offset - region->offset), ret_place);
+        }
+        return false;
+}
+
+static bool has_removals(const struct vm *vm)
+{
+        return vm_head(vm)->features & UFFD_FEATURE_EVENT_REMOVE;
+}
+
+/* Returns whether the guest gave the page back: it is owed as zeros. */
+bool vm_is_removed(const struct vm *vm, const struct place *place)
+{
+        if (journal_has(vm->journal.removed, place->page))
+                return true;
+        return !has_removals(vm) && journal_has(vm->journal.installed, place->page);
+}
+
+enum content vm_content(const struct vm *vm, const struct place *place)
+{
+        if (vm_is_removed(vm, place))
+                return CONTENT_ZERO;
+        if (place->region->page_bytes > IMAGE_PAGE_BYTES)
+                return CONTENT_DATA;
+        return image_is_zero(&vm->template->image, place->image_page) ? CONTENT_ZERO : CONTENT_DATA;
+}
+
+bool vm_is_sharing(const struct vm *vm)
+{
+        return vm_head(vm)->protocol == HANDSHAKE_MEMFD;
+}
+
+static const void *zeros(uint64_t bytes)
+{
+        static const uint8_t page[IMAGE_PAGE_BYTES];
+        void *memory;
+
+        if (bytes <= IMAGE_PAGE_BYTES)
+                return page;
+        /* Of a huge page: mapped once for all, never written, so it costs one page of zeros. */
+        memory = mmap(NULL, bytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        return memory == MAP_FAILED ? NULL : memory;
+}
+
+static int64_t fill_zeros(const struct vm *vm, const struct place *place, uint64_t bytes, bool is_write)
+{
+        uint64_t page_bytes = place->region->page_bytes;
+        const void *source;
+        int64_t r;
+
+        /* The page of zeros everybody shares would be copied at the write that waits already. */
+        if (page_bytes == IMAGE_PAGE_BYTES && !is_write)
+                return uffd_zero(vm->uffd.fd, place->address, bytes);
+        source = zeros(page_bytes);
+        if (!source)
+                return -ENOMEM;
+        r = uffd_copy(vm->uffd.fd, place->address, source, page_bytes);
+        if (page_bytes > IMAGE_PAGE_BYTES)
+                munmap((void *)source, page_bytes);
+        return r;
+}
+
+static int64_t fill_once(const struct vm *vm, const struct place *place, const void *source, enum content content,
+                         uint64_t bytes, bool is_write)
+{
+        if (content == CONTENT_ZERO)
+                return fill_zeros(vm, place, bytes, is_write);
+        if (vm_is_sharing(vm) && !is_write)
+                return uffd_continue(vm->uffd.fd, place->address, bytes);
+        return uffd_copy(vm->uffd.fd, place->address, source, bytes);
+}
+
+static void count(struct vm *vm, enum content content, bool is_write, uint64_t pages)
+{
+        struct journal_counters *counters = &vm_head(vm)->counters;
+
+        if (content == CONTENT_ZERO)
+                counters->zeroed += pages;
+        else if (vm_is_sharing(vm) && !is_write)
+                counters->shared += pages;
+        else
+                counters->copied += pages;
+}
+
+static void mark_installed(struct vm *vm, uint64_t page, uint64_t pages)
+{
+        for (uint64_t i = 0; i < pages; i++)
+                journal_mark(vm->journal.installed, page + i);
+}
+
+/* Fill @pages pages of one content that follow each other, from @place on. @source: what they hold.
+ * Pages that are there already are skipped.
+ * Returns how many were filled here, or a negative errno of uffd_copy(). */
+int64_t vm_fill(struct vm *vm, struct place place, const uint8_t *source, enum content content,
+                    uint64_t pages, bool is_write)
+{
+        uint64_t page_bytes = place.region->page_bytes, left = pages;
+        int64_t filled = 0;
+
+        while (left > 0) {
+                int64_t r, done;
+
+                kill_point(KILL_COPY);
+                r = fill_once(vm, &place, source, content, left * page_bytes, is_write);
+                if (r < 0)
+                        return r;
+                if (r == 0)
+                        kill_point(KILL_WAKE);
+                done = r ? r / (int64_t)page_bytes : 1;
+                mark_installed(vm, place.page, (uint64_t)done);
+                count(vm, content, is_write, r ? (uint64_t)done : 0);
+                filled += r ? done : 0;
+                left -= (uint64_t)done;
+                place.page += (uint64_t)done;
+                place.address += (uint64_t)done * page_bytes;
+                source += (uint64_t)done * page_bytes;
+        }
+        return filled;
+}
+
+const uint8_t *vm_source(const struct vm *vm, uint64_t image_page)
+{
+        return vm->template->image.memory + image_page * IMAGE_PAGE_BYTES;
+}
