@@ -26,7 +26,7 @@ from agentd.http.local_api import make_app
 from agentd.log import LogTracer, configure_logging
 from agentd.metrics import Metrics
 from agentd.pager.client import PagerClient
-from agentd.pager.places import PagerPlace, choose_journal_dir, own_binary
+from agentd.pager.places import KuasarPlace, PagerPlace, choose_journal_dir, own_binary
 from agentd.pager.process import PagerProcess
 from agentd.pager.watch import PagerWatch, is_wanted, summarise
 from agentd.sdnotify import Notifier
@@ -272,8 +272,17 @@ def make_pager_place(settings: Settings) -> PagerPlace:
         pager.journal_dir or choose_journal_dir(control, settings.run_dir, mountinfo),
         pager.hand_over_s,
         pager.readers,
-        pager.kuasar_socket,
-        pager.kuasar_dir,
+        _kuasar_place(settings),
+    )
+
+
+def _kuasar_place(settings: Settings) -> KuasarPlace | None:
+    pager = settings.pager
+    if pager.kuasar_socket is None or pager.kuasar_dir is None:
+        return None
+    sets = settings.data_dir / "kuasar-sets"
+    return KuasarPlace(
+        pager.kuasar_socket, pager.kuasar_dir, sets, pager.record_forks, pager.working_set_mib
     )
 
 
@@ -285,7 +294,7 @@ def make_pager_watch(settings: Settings, engine: str, tracer: Tracer) -> PagerWa
     if settings.pager.enabled == "off":
         return None
     place, log_file = make_pager_place(settings), settings.run_dir / "pager.log"
-    is_needed = is_wanted(engine, serves_kuasar=place.kuasar_socket is not None)
+    is_needed = is_wanted(engine, serves_kuasar=place.kuasar is not None)
     process = PagerProcess(place, log_file, tracer.step) if is_needed else None
     return PagerWatch(PagerClient(place.control_socket), tracer.step, log_file, process)
 

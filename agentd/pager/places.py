@@ -15,26 +15,43 @@ _OCTAL: Final = re.compile(r"\\([0-7]{3})")
 
 
 @dataclass(frozen=True)
+class KuasarPlace:
+    """Where a Kuasar sandboxer's hypervisor hands memory over.
+
+    directory: of its sandboxes. sets: for the page server's own files. records: machines of an
+    image that are recorded. set_mib: of a working set at most.
+    """
+
+    socket: Path
+    directory: Path
+    sets: Path
+    records: int
+    set_mib: int
+
+    def argv(self) -> list[str]:
+        """Its part of the arguments."""
+        words = ["--kuasar-socket", str(self.socket), "--kuasar-directory", str(self.directory)]
+        words += ["--kuasar-sets", str(self.sets), "--kuasar-records", str(self.records)]
+        return [*words, "--kuasar-set-mib", str(self.set_mib)]
+
+
+@dataclass(frozen=True)
 class PagerPlace:
-    """What `snap-pager serve` is told. kuasar_socket, kuasar_dir: both or neither."""
+    """What `snap-pager serve` is told."""
 
     binary: Path
     control_socket: Path
     journal_dir: Path
     hand_over_s: float
     readers: int
-    kuasar_socket: Path | None = None
-    kuasar_dir: Path | None = None
+    kuasar: KuasarPlace | None = None
 
     def argv(self, command: str) -> list[str]:
         """The program with its arguments. command: serve, supervise."""
         words = [str(self.binary), command, "--control", str(self.control_socket)]
         words += ["--journal", str(self.journal_dir), "--readers", str(self.readers)]
         words += ["--hand-over-s", f"{self.hand_over_s:g}"]
-        if self.kuasar_socket is not None and self.kuasar_dir is not None:
-            words += ["--kuasar-socket", str(self.kuasar_socket)]
-            words += ["--kuasar-dir", str(self.kuasar_dir)]
-        return words
+        return words + self.kuasar.argv() if self.kuasar else words
 
 
 def own_binary() -> Path:

@@ -24,9 +24,9 @@ class Hello(_Order, frozen=True, tag="hello"):
 class Listen(_Order, frozen=True, tag="listen"):
     """Serve a machine whose monitor is about to connect.
 
-    vm: 1 to 63 letters, digits, `_.-`. socket: made by the page server, must not exist. image: what
-    the memory is filled from; empty with memfd, where it comes with the hand-over. digest: of the
-    image, 64 hex digits, lower case.
+    vm: 1 to 127 letters, digits, `_.-`. socket: made by the page server, must not exist.
+    image: what the memory is filled from; empty with memfd, where it comes with the hand-over.
+    digest: of the image, 64 hex digits, lower case.
     working_set: its file, empty for none. record: where to write what this machine touches, empty
     for nowhere. uid: who may connect to the socket.
     """

@@ -8,7 +8,6 @@
 #define GOOD_RECALL 0.8
 /* 64 KiB around a fault: 1.5 times as fast as single pages where 30 % of the touches are not recorded.
  * 256 KiB was slower again and took 2.5 times the memory. */
-#define AROUND_PAGES 16
 
 static struct choice on_demand(unsigned fault_around_pages, const char *why)
 {
@@ -24,7 +23,7 @@ static struct choice installed(enum method method, bool from_data, const char *w
         return (struct choice){
                 .method = method,
                 .from_data = from_data,
-                .fault_around_pages = AROUND_PAGES,
+                .fault_around_pages = CHOOSE_AROUND_PAGES,
                 .why = why,
         };
 }
@@ -58,7 +57,7 @@ struct choice choose_method(const struct choose_facts *facts)
         if (facts->is_recording)
                 return on_demand(1, "what it touches is recorded: each page is asked for by itself");
         if (!facts->has_working_set || facts->working_set_pages == 0)
-                return on_demand(AROUND_PAGES, "nothing was recorded of this image: on demand, 64 KiB at a time");
+                return on_demand(CHOOSE_AROUND_PAGES, "nothing was recorded of this image: on demand, 64 KiB at a time");
         if (facts->can_share)
                 return share(facts);
         if (facts->image_resident >= WARM)

@@ -5,6 +5,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#define CHOOSE_AROUND_PAGES 16 /* around a demand fault: 64 KiB */
+
 enum method {
         METHOD_DEMAND, /* every page when it is asked for */
         METHOD_INSTALL_BEFORE, /* the working set before the guest resumes, by copying */

@@ -252,6 +252,8 @@ static void answer_offloaded(struct control_link *link, const struct offloaded *
 /* Answer a wait for a session if there is an answer. Returns whether there was. */
 static bool tell_offloaded(struct control_link *link, const struct offloaded *one)
 {
+        struct offload_stats stats;
+
         switch (one->state) {
         case OFFLOADED_CALLING:
                 return false;
@@ -260,7 +262,11 @@ static bool tell_offloaded(struct control_link *link, const struct offloaded *on
                 answer_offloaded(link, one);
                 return true;
         default:
-                refuse(link, "stopped", one->why ? one->why : "its process ended");
+                offload_get_stats(one->session, &stats);
+                if (one->state == OFFLOADED_ENDED && stats.has_all)
+                        answer_offloaded(link, one); /* it has all of its memory: it lives on by itself */
+                else
+                        refuse(link, "stopped", one->why ? one->why : "its process ended");
                 return true;
         }
 }

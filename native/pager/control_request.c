@@ -81,7 +81,7 @@ const char *request_order(struct json request, struct machine_order *order)
         int64_t uid = 0;
 
         if (request_vm(request, order->vm))
-                return "vm: 1 to 63 of letters, digits, '_', '-', '.', not beginning with '.'";
+                return "vm: 1 to 127 of letters, digits, '_', '-', '.', not beginning with '.'";
         if (read_protocol(request, &order->protocol))
                 return "protocol: \"firecracker\" or \"memfd\"";
         if (request_text(request, "socket", true, order->socket, sizeof(order->socket)) || !is_path(order->socket, true))
@@ -155,7 +155,7 @@ const char *request_offload(struct json request, struct offload_order *order)
         int64_t uid = 0;
 
         if (request_vm(request, order->vm))
-                return "vm: 1 to 63 of letters, digits, '_', '-', '.', not beginning with '.'";
+                return "vm: 1 to 127 of letters, digits, '_', '-', '.', not beginning with '.'";
         if (request_text(request, "socket", true, order->socket, sizeof(order->socket)) || !is_path(order->socket, true))
                 return "socket: a full path of at most 107 bytes";
         if (request_text(request, "image", true, order->image, sizeof(order->image)) || !is_path(order->image, true) ||

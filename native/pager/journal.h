@@ -26,8 +26,8 @@
 #include "image.h"
 #include "working_set.h"
 
-#define JOURNAL_VERSION 1
-#define JOURNAL_ID_BYTES 64
+#define JOURNAL_VERSION 2
+#define JOURNAL_ID_BYTES 128 /* with the NUL */
 #define JOURNAL_PATH_BYTES 4096
 #define JOURNAL_WHY_BYTES 160
 #define JOURNAL_RING 128 /* events, of 32 bytes: one page */

@@ -2,7 +2,6 @@
 #include "offload.h"
 
 #include <errno.h>
-#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,14 +13,14 @@
 
 static void is_late(struct timer *timer)
 {
-        struct offload *offload = (struct offload *)((char *)timer - offsetof(struct offload, patience));
+        struct offload *offload = container_of(timer, struct offload, patience);
 
         offload_end(offload, OFFLOAD_FAILED, offload->kind->late(offload));
 }
 
 static void bury(struct grave *grave)
 {
-        struct offload *offload = (struct offload *)((char *)grave - offsetof(struct offload, grave));
+        struct offload *offload = container_of(grave, struct offload, grave);
         void (*closed)(void *context) = offload->peer.closed;
         void *context = offload->peer.context;
 

@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stddef.h>
 #include <unistd.h>
 
 #include "image.h"
@@ -44,7 +43,9 @@ static int64_t install_some(struct offload_ahead *ahead)
         bool is_zero = run->flags & TOUCH_ZERO;
         int64_t r = is_zero ? 0 : read_data(ahead, pages);
 
-        r = r ? r : offload_memory_install(ahead->memory, run->page + ahead->in_run, pages, is_zero ? NULL : ahead->buffer);
+        if (r == 0)
+                r = offload_memory_install(ahead->memory, run->page + ahead->in_run, pages,
+                                           is_zero ? NULL : ahead->buffer);
         if (r < 0)
                 return r;
         ahead->done += (uint64_t)r;
@@ -60,7 +61,7 @@ static int64_t install_some(struct offload_ahead *ahead)
 /* In a thread. */
 static void work(struct job *job)
 {
-        struct offload_ahead *ahead = (struct offload_ahead *)((char *)job - offsetof(struct offload_ahead, job));
+        struct offload_ahead *ahead = container_of(job, struct offload_ahead, job);
         int64_t left = STEP_PAGES, r = 0;
 
         posix_fadvise(ahead->set->fd, data_offset(ahead), STEP_PAGES * IMAGE_PAGE_BYTES, POSIX_FADV_WILLNEED);
@@ -71,7 +72,7 @@ static void work(struct job *job)
 
 static void worked(struct job *job)
 {
-        struct offload_ahead *ahead = (struct offload_ahead *)((char *)job - offsetof(struct offload_ahead, job));
+        struct offload_ahead *ahead = container_of(job, struct offload_ahead, job);
 
         ahead->n_installed += ahead->done;
         ahead->done = 0;

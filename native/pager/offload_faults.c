@@ -2,7 +2,6 @@
 #include "offload_faults.h"
 
 #include <errno.h>
-#include <stddef.h>
 #include <sys/epoll.h>
 
 #include "deadline.h"
@@ -90,14 +89,14 @@ static void finish(struct offload_faults *faults, int r)
 /* In a thread. */
 static void serve_waiting(struct job *job)
 {
-        struct offload_faults *faults = (struct offload_faults *)((char *)job - offsetof(struct offload_faults, job));
+        struct offload_faults *faults = container_of(job, struct offload_faults, job);
 
         faults->result = offload_fill_pages(&faults->fill, faults->page, faults->pages, true);
 }
 
 static void served(struct job *job)
 {
-        struct offload_faults *faults = (struct offload_faults *)((char *)job - offsetof(struct offload_faults, job));
+        struct offload_faults *faults = container_of(job, struct offload_faults, job);
 
         faults->is_busy = false;
         if (!offload_job_done(faults->session) || is_over(faults))
@@ -228,8 +227,7 @@ static void proceed(struct offload_faults *faults)
 
 static void ready(struct source *source, uint32_t events)
 {
-        struct offload_faults *faults =
-                (struct offload_faults *)((char *)source - offsetof(struct offload_faults, link.source));
+        struct offload_faults *faults = container_of(source, struct offload_faults, link.source);
 
         if (!faults->is_busy)
                 proceed(faults);

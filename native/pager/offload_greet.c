@@ -2,7 +2,6 @@
 #include "offload_greet.h"
 
 #include <errno.h>
-#include <stddef.h>
 #include <sys/epoll.h>
 #include <unistd.h>
 
@@ -94,7 +93,8 @@ static void faults_closed(struct offload_faults *faults)
         /* Its sweep may be done before it is told to go on. And if it gave up, it has yet to say so. */
         if (greet->stage == GREET_DONE)
                 offload_end(greet->session, OFFLOAD_ENDED,
-                            faults->has_all ? "the monitor has all of its memory" : "the monitor closed the connection");
+                            faults->has_all ? "the monitor has all of its memory"
+                                            : "the monitor closed the connection");
 }
 
 static void finish(struct offload_greet *greet)
@@ -206,7 +206,7 @@ static void proceed(struct offload_greet *greet)
 
 static void ready(struct source *source, uint32_t events)
 {
-        struct offload_greet *greet = (struct offload_greet *)((char *)source - offsetof(struct offload_greet, link.source));
+        struct offload_greet *greet = container_of(source, struct offload_greet, link.source);
 
         (void)events;
         if (is_apart(greet))
@@ -284,7 +284,7 @@ void offload_greet_kept(struct offload_greet *greet, int error)
 
 static void is_time(struct timer *timer)
 {
-        struct offload_greet *greet = (struct offload_greet *)((char *)timer - offsetof(struct offload_greet, again));
+        struct offload_greet *greet = container_of(timer, struct offload_greet, again);
 
         if (greet->owes_state)
                 pay_state(greet);

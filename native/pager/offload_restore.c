@@ -1,7 +1,6 @@
 /* A monitor gets a machine: from the files it was saved in to the last page it asks for. */
 #define _GNU_SOURCE
 #include <errno.h>
-#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -93,7 +92,7 @@ static const char *late(struct offload *offload)
 
 static void write_record(struct job *job)
 {
-        struct restore *restore = (struct restore *)((char *)job - offsetof(struct restore, job));
+        struct restore *restore = container_of(job, struct restore, job);
 
         restore->result = offload_touches_write(&restore->faults.touches, &restore->memory, restore->image,
                                                 restore->digest, restore->record, &restore->n_written, &restore->why);
@@ -101,7 +100,7 @@ static void write_record(struct job *job)
 
 static void record_written(struct job *job)
 {
-        struct restore *restore = (struct restore *)((char *)job - offsetof(struct restore, job));
+        struct restore *restore = container_of(job, struct restore, job);
 
         if (!offload_job_done(&restore->base))
                 return;
@@ -148,7 +147,7 @@ static int read_layout(struct restore *restore, struct offload_layout *ret_layou
 /* In a thread. */
 static void prepare(struct job *job)
 {
-        struct restore *restore = (struct restore *)((char *)job - offsetof(struct restore, job));
+        struct restore *restore = container_of(job, struct restore, job);
         struct offload_layout layout;
         int r = offload_texts_read(restore->texts, &restore->why);
 
@@ -181,7 +180,7 @@ static int begin(struct restore *restore)
 
 static void prepared(struct job *job)
 {
-        struct restore *restore = (struct restore *)((char *)job - offsetof(struct restore, job));
+        struct restore *restore = container_of(job, struct restore, job);
 
         if (!offload_job_done(&restore->base) || restore->base.is_over)
                 return;

@@ -2,7 +2,6 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -143,7 +142,7 @@ static int begin_copy(struct snapshot *snapshot)
 /* In a thread. */
 static void copy_some(struct job *job)
 {
-        struct snapshot *snapshot = (struct snapshot *)((char *)job - offsetof(struct snapshot, job));
+        struct snapshot *snapshot = container_of(job, struct snapshot, job);
         int r = snapshot->copy.layout ? 0 : begin_copy(snapshot);
 
         r = r ? r : offload_copy_step(&snapshot->copy);
@@ -158,8 +157,7 @@ static void proceed(struct snapshot *snapshot);
 
 static void copied(struct job *job)
 {
-        struct snapshot *snapshot = (struct snapshot *)((char *)job - offsetof(struct snapshot, job));
-
+        struct snapshot *snapshot = container_of(job, struct snapshot, job);
         bool goes_on = offload_job_done(&snapshot->base) && !snapshot->base.is_over;
 
         if (goes_on && snapshot->result == 0) {
@@ -336,7 +334,7 @@ static void proceed(struct snapshot *snapshot)
 
 static void ready(struct source *source, uint32_t events)
 {
-        struct snapshot *snapshot = (struct snapshot *)((char *)source - offsetof(struct snapshot, link.source));
+        struct snapshot *snapshot = container_of(source, struct snapshot, link.source);
 
         /* Nothing was asked for while its memory is read, so it is the end of the monitor. */
         if (snapshot->is_copying) {
@@ -350,7 +348,7 @@ static void ready(struct source *source, uint32_t events)
 /* The monitor, or one who may not. */
 static void came(struct offload_door *door, int fd)
 {
-        struct snapshot *snapshot = (struct snapshot *)((char *)door - offsetof(struct snapshot, door));
+        struct snapshot *snapshot = container_of(door, struct snapshot, door);
 
         if (fd < 0 || offload_link_open(&snapshot->link, snapshot->base.loop, fd, ready) < 0) {
                 fail(snapshot, "the monitor's connection could not be accepted");

@@ -2,6 +2,7 @@
 #include "offloads.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -62,6 +63,29 @@ static void closed(void *context)
         free(one);
 }
 
+static void name_for_keeper(const struct offloaded *one, char *ret_name)
+{
+        snprintf(ret_name, KEEPER_NAME_BYTES, OFFLOAD_KEPT "%s", one->order.vm);
+}
+
+static void kept(struct keeping *keeping, int error)
+{
+        struct offloaded *one = container_of(keeping, struct offloaded, keeping);
+
+        offload_kept(one->session, error);
+}
+
+/* A monitor whose connection ends lets its guest run on zeros until it has ended itself: somebody has to hold it. */
+static int keep(void *context, int fd)
+{
+        struct offloaded *one = context;
+        char name[KEEPER_NAME_BYTES];
+
+        name_for_keeper(one, name);
+        one->keeping.kept = kept;
+        return keeper_store(&one->offloads->server->keeper, name, &fd, 1, &one->keeping);
+}
+
 static struct offload_peer peer_of(struct offloaded *one)
 {
         return (struct offload_peer){
@@ -99,9 +123,14 @@ static int begin_restore(struct offloaded *one, const char **ret_why)
                 .record = one->order.record[0] ? one->order.record : NULL,
                 .demand_only = one->order.demand_only || one->order.record[0],
                 .resume = one->order.resume,
+                .keep = keep,
         };
-        int r = image_open(one->order.image, &one->image);
+        int r;
 
+        *ret_why = "nobody keeps descriptors for the page server: run it under supervise, or systemd";
+        if (!keeper_is_there(&server->keeper))
+                return -EPERM;
+        r = image_open(one->order.image, &one->image);
         *ret_why = "its image cannot be opened";
         if (r)
                 return r;
@@ -144,9 +173,12 @@ int offloads_begin(struct offloads *offloads, const struct offload_order *order,
 static void end(struct offloads *offloads, struct offloaded **at)
 {
         struct offloaded *one = *at;
+        char name[KEEPER_NAME_BYTES];
 
-        (void)offloads;
         *at = one->next;
+        keeping_cancel(&one->keeping);
+        name_for_keeper(one, name);
+        keeper_forget(&offloads->server->keeper, name);
         offload_close(one->session); /* closed() releases it, now or when no thread reads for it any more */
 }
 

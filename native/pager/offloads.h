@@ -33,11 +33,14 @@ struct offloaded {
         enum offloaded_state state;
         const char *why; /* static; NULL: nothing went wrong */
         struct offload *session;
+        struct keeping keeping; /* of the connection its monitor asks on */
         struct image image;
         struct working_set set;
         bool has_set, is_recording;
         uint64_t serial; /* of who waits for the record */
 };
+
+#define OFFLOAD_KEPT "offload-" /* before the name, at the keeper */
 
 struct offloads {
         struct server *server;

@@ -16,6 +16,7 @@
 #include "fdutil.h"
 #include "json_out.h"
 #include "kill_point.h"
+#include "offloads.h"
 #include "kuasar.h"
 #include "process.h"
 #include "uffd.h"
@@ -759,6 +760,10 @@ static void stop_unclaimed(struct server *server)
                 uint64_t ticks;
                 int pid, pidfd;
 
+                if (one->fd >= 0 && !at && strncmp(one->name, OFFLOAD_KEPT, sizeof(OFFLOAD_KEPT) - 1) == 0) {
+                        offload_end_orphan(one->fd);
+                        keeper_forget(&server->keeper, one->name);
+                }
                 if (one->fd < 0 || !at || is_served(server, one->name, (size_t)(at - one->name)))
                         continue;
                 if (sscanf(at, "@%d@%" SCNu64, &pid, &ticks) == 2) {

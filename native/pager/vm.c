@@ -69,7 +69,7 @@ void vm_check_now(struct vm *vm)
                 return;
         if (image_check(&vm->template->image))
                 vm_stop(vm, "its image was changed or cut while it ran");
-        else if (vm_head(vm)->from_data && working_set_check(&vm->template->set))
+        else if (vm_head(vm)->from_data && vm->template->has_set && working_set_check(&vm->template->set))
                 vm_stop(vm, "its working set was changed or cut while it was installed");
 }
 

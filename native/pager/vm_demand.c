@@ -55,6 +55,7 @@ int64_t vm_end_recording(struct vm *vm, struct touch **ret_touches)
         *ret_touches = vm->touches;
         free(vm->touched);
         vm->touched = NULL;
+        vm_head(vm)->fault_around_pages = CHOOSE_AROUND_PAGES;
         vm->touches = NULL;
         vm->n_touches = vm->touches_capacity = 0;
         return n;

@@ -421,7 +421,6 @@ async def test_machine_that_cannot_be_served_is_ended_and_not_counted_as_recorde
     assert (await other.say("verify")).wrong == 0
 
 
-@pytest.mark.xfail(strict=True, reason="a machine's name holds 63 characters: JOURNAL_ID_BYTES")
 async def test_sandbox_whose_id_is_as_long_as_kuasars_are_is_served(node: KuasarNode) -> None:
     vm = "0123456789abcdef" * 4
     await node.begin()

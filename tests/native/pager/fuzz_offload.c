@@ -221,7 +221,9 @@ static ssize_t send_chunk(int fd, const uint8_t *bytes, size_t n, unsigned kind)
                 message.msg_control = control;
                 message.msg_controllen = CMSG_SPACE(counts[kind] * sizeof(int));
                 *CMSG_FIRSTHDR(&message) = (struct cmsghdr){
-                        .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(counts[kind] * sizeof(int))
+                        .cmsg_level = SOL_SOCKET,
+                        .cmsg_type = SCM_RIGHTS,
+                        .cmsg_len = CMSG_LEN(counts[kind] * sizeof(int)),
                 };
                 memcpy(CMSG_DATA(CMSG_FIRSTHDR(&message)), fds, counts[kind] * sizeof(int));
         }
@@ -299,7 +301,9 @@ static void accept_all(int fd, int n)
 /* A monitor that accepts everything, whose requests for pages are the input's. */
 static void ask_for_pages(int listener, int control, bool demand_only, struct fuzz_input *input)
 {
-        static const uint8_t first[OFFLOAD_HEADER_BYTES + OFFLOAD_RANGE_BYTES] = { OFFLOAD_PAGE_FAULT, [8] = 16, [25] = 0x10 };
+        static const uint8_t first[OFFLOAD_HEADER_BYTES + OFFLOAD_RANGE_BYTES] = {
+                OFFLOAD_PAGE_FAULT, [8] = OFFLOAD_RANGE_BYTES, [25] = 0x10
+        };
         uint8_t role[OFFLOAD_ROLE_BYTES], answer[OFFLOAD_HEADER_BYTES];
         int fd;
 
@@ -334,7 +338,11 @@ static void try_restore(struct fuzz_input *input)
 {
         uint64_t how = fuzz_take(input, 1);
         struct offload_restore_order order = {
-                .peer = peer(), .image = &stage.image, .config = stage.paths[2], .state = stage.paths[3], .demand_only = how & 1
+                .peer = peer(),
+                .image = &stage.image,
+                .config = stage.paths[2],
+                .state = stage.paths[3],
+                .demand_only = how & 1,
         };
         static struct fuzz_file text = { .length = sizeof(config) - 1 };
         struct sockaddr_un name = address();

@@ -54,7 +54,17 @@ struct off_continue {
         int64_t mapped;
 };
 
-enum { OFF_START = 1, OFF_CONFIG, OFF_STATE, OFF_MEMORY, OFF_COMPLETE, OFF_ABANDON, OFF_MEMORY_FD, OFF_PAUSED, OFF_FAULT };
+enum {
+        OFF_START = 1,
+        OFF_CONFIG,
+        OFF_STATE,
+        OFF_MEMORY,
+        OFF_COMPLETE,
+        OFF_ABANDON,
+        OFF_MEMORY_FD,
+        OFF_PAUSED,
+        OFF_FAULT,
+};
 enum { OFF_OK = 1, OFF_ERROR = 2, OFF_CLOSED = -1 };
 
 struct off_header {
@@ -106,7 +116,8 @@ static inline char *off_config(const struct off_shape *shape)
         FILE *out = open_memstream(&text, &length);
 
         fprintf(out, "{\"vm_config\":{\"cpus\":{\"boot_vcpus\":1},\"memory\":{\"size\":%llu,\"shared\":true},"
-                     "\"disks\":[{\"path\":\"/d\\u00e9\"}],\"net\":null},\"common_cpuid\":[{\"function\":0,\"eax\":13}],"
+                     "\"disks\":[{\"path\":\"/d\\u00e9\"}],\"net\":null},"
+                     "\"common_cpuid\":[{\"function\":0,\"eax\":13}],"
                      "\"memory_manager_data\":{\"memory_ranges\":{\"data\":[]},\"guest_ram_mappings\":[",
                 (unsigned long long)(off_pages(shape) * OFF_PAGE));
         for (size_t i = 0; i < shape->n; i++)
@@ -176,11 +187,18 @@ static inline bool off_pass(int fd, const void *bytes, size_t n, const int *fds,
         struct iovec iov = { (void *)bytes, n };
         char control[CMSG_SPACE(16 * sizeof(int))] __attribute__((aligned(8))) = { 0 };
         struct msghdr message = {
-                .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = CMSG_SPACE(n_fds * sizeof(int))
+                .msg_iov = &iov,
+                .msg_iovlen = 1,
+                .msg_control = control,
+                .msg_controllen = CMSG_SPACE(n_fds * sizeof(int)),
         };
         struct cmsghdr *header = CMSG_FIRSTHDR(&message);
 
-        *header = (struct cmsghdr){ .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(n_fds * sizeof(int)) };
+        *header = (struct cmsghdr){
+                .cmsg_level = SOL_SOCKET,
+                .cmsg_type = SCM_RIGHTS,
+                .cmsg_len = CMSG_LEN(n_fds * sizeof(int)),
+        };
         memcpy(CMSG_DATA(header), fds, n_fds * sizeof(int));
         return sendmsg(fd, &message, MSG_NOSIGNAL) == (ssize_t)n;
 }
@@ -261,7 +279,8 @@ static inline void off_release(struct off_shape *shape)
 }
 
 /* Send everything up to and with State. Returns the last status: OFF_OK if all was accepted. */
-static inline int off_send(int fd, const struct off_shape *shape, const char *config, const char *state, size_t state_bytes)
+static inline int off_send(int fd, const struct off_shape *shape, const char *config, const char *state,
+                           size_t state_bytes)
 {
         int status;
 
@@ -313,7 +332,8 @@ static inline bool off_take_config(struct monitor *monitor, const char *text, si
         uint64_t page = 0;
 
         if (json_parse(text, length, &object) < 0 ||
-            json_find(object, "memory_manager_data.guest_ram_mappings", &mappings) < 0 || json_elements(mappings, &rest) < 0)
+            json_find(object, "memory_manager_data.guest_ram_mappings", &mappings) < 0 ||
+            json_elements(mappings, &rest) < 0)
                 return false;
         while (json_next_element(&rest, &mapping) > 0) {
                 struct off_slot *slot = &received.slots[received.n++];
@@ -392,7 +412,8 @@ static inline int off_resolve(struct monitor *monitor, const struct off_slot *sl
         struct off_continue go_on = { (uint64_t)(uintptr_t)at, monitor->page_bytes, 0, 0 };
         struct off_header answer;
 
-        if (!off_say(monitor->fault_fd, OFF_FAULT, sizeof(range)) || !off_write(monitor->fault_fd, range, sizeof(range)) ||
+        if (!off_say(monitor->fault_fd, OFF_FAULT, sizeof(range)) ||
+            !off_write(monitor->fault_fd, range, sizeof(range)) ||
             !off_read(monitor->fault_fd, &answer, sizeof(answer)) || answer.word != OFF_OK || answer.length != 0)
                 return -1;
         if (monitor->is_v53) {
@@ -478,7 +499,10 @@ static inline void *off_serve(void *data)
         struct off_cursor cursor = { 0 };
 
         for (;;) {
-                struct pollfd fds[2] = { { .fd = monitor->stop_fd, .events = POLLIN }, { .fd = monitor->uffd_fd, .events = POLLIN } };
+                struct pollfd fds[2] = {
+                        { .fd = monitor->stop_fd, .events = POLLIN },
+                        { .fd = monitor->uffd_fd, .events = POLLIN },
+                };
                 struct uffd_msg message;
 
                 if (poll(fds, 2, cursor.is_over ? -1 : 0) < 0)
@@ -490,7 +514,8 @@ static inline void *off_serve(void *data)
                                 break;
                         continue;
                 }
-                if (read(monitor->uffd_fd, &message, sizeof(message)) != sizeof(message) || message.event != UFFD_EVENT_PAGEFAULT)
+                if (read(monitor->uffd_fd, &message, sizeof(message)) != sizeof(message) ||
+                    message.event != UFFD_EVENT_PAGEFAULT)
                         continue;
                 if (!off_demand(monitor, message.arg.pagefault.address)) {
                         off_exit(monitor);
@@ -509,7 +534,9 @@ static inline bool off_take_slot(struct monitor *monitor)
         uint32_t number = 0;
         struct iovec iov = { &number, sizeof(number) };
         char control[CMSG_SPACE(sizeof(int))] __attribute__((aligned(8)));
-        struct msghdr message = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control) };
+        struct msghdr message = {
+                .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)
+        };
         struct cmsghdr *header;
 
         if (recvmsg(monitor->control_fd, &message, MSG_CMSG_CLOEXEC) != sizeof(number))
@@ -557,7 +584,8 @@ static inline bool off_take(struct monitor *monitor, const struct off_header *re
                 return request->length == 4 && off_take_slot(monitor);
         case OFF_CONFIG:
                 text = malloc(request->length);
-                ok = off_read(monitor->control_fd, text, request->length) && off_take_config(monitor, text, request->length);
+                ok = off_read(monitor->control_fd, text, request->length) &&
+                     off_take_config(monitor, text, request->length);
                 free(text);
                 return ok;
         case OFF_STATE:
@@ -633,7 +661,8 @@ static inline void off_give_back(const struct monitor *monitor, uint64_t page, u
                 if (page < slot->first_page || page >= slot->first_page + slot->bytes / OFF_PAGE)
                         continue;
                 if (fallocate(slot->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                              (off_t)(slot->file_offset + (page - slot->first_page) * OFF_PAGE), (off_t)(pages * OFF_PAGE)) < 0 ||
+                              (off_t)(slot->file_offset + (page - slot->first_page) * OFF_PAGE),
+                              (off_t)(pages * OFF_PAGE)) < 0 ||
                     madvise(off_page(monitor, page), pages * OFF_PAGE, MADV_DONTNEED) < 0)
                         OFF_DIE("punch");
         }

@@ -351,7 +351,8 @@ static void make_set(struct scene *scene, bool is_marked)
                 bool is_zero = pattern_is_zero(SEED, page, ZERO_SHARE);
 
                 scene->set.n_pages++;
-                if (n > 0 && runs[n - 1].page + runs[n - 1].pages == page && runs[n - 1].flags == (is_zero ? TOUCH_ZERO : 0))
+                if (n > 0 && runs[n - 1].page + runs[n - 1].pages == page &&
+                    runs[n - 1].flags == (is_zero ? TOUCH_ZERO : 0))
                         runs[n - 1].pages++;
                 else
                         runs[n++] = (struct run){ (uint32_t)page, 1, is_zero ? TOUCH_ZERO : 0 };
@@ -576,7 +577,9 @@ static void fails(struct scene *scene, const char *why)
 
 static void test_files_that_do_not_fit_are_told_before_anybody_is_called(void)
 {
-        static const char *const whys[] = { "configuration cannot be read", "state cannot be read", "no JSON", "as long" };
+        static const char *const whys[] = {
+                "configuration cannot be read", "state cannot be read", "no JSON", "as long"
+        };
 
         for (int i = 0; i < 4; i++) {
                 struct scene scene;

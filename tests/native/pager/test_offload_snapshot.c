@@ -255,7 +255,8 @@ static void test_what_exists_is_not_replaced(void)
         };
         for (int i = 1; i < 4; i++) {
                 write_file(scene.paths[i], "old", 3);
-                CHECK_EQ(offload_snapshot_open(&scene.pager.loop, &scene.pager.reader, &order, &scene.offload), -EEXIST);
+                CHECK_EQ(offload_snapshot_open(&scene.pager.loop, &scene.pager.reader, &order, &scene.offload),
+                         -EEXIST);
                 CHECK_EQ(unlink(scene.paths[i]), 0);
         }
         fd = off_listen(scene.socket);
@@ -366,7 +367,7 @@ static void test_descriptors_come_one_with_each_slot_and_nowhere_else(void)
         struct off_header header = { .word = OFF_START };
         uint32_t number = 0;
         struct scene scene;
-        int two[2];
+        int two[2], many[12];
 
         /* With a header. */
         scene_open(&scene);
@@ -382,8 +383,9 @@ static void test_descriptors_come_one_with_each_slot_and_nowhere_else(void)
         /* More than are looked at. */
         begin(&scene);
         CHECK(off_say(scene.fd, OFF_MEMORY_FD, 4));
-        CHECK(off_pass(scene.fd, &number, 4, (int[]){ two[0] = scene.fd, scene.fd, scene.fd, scene.fd, scene.fd, scene.fd,
-                                                      scene.fd, scene.fd, scene.fd, scene.fd, scene.fd, scene.fd }, 12));
+        for (int i = 0; i < 12; i++)
+                many[i] = scene.shape.slots[0].fd;
+        CHECK(off_pass(scene.fd, &number, 4, many, 12));
         fails(&scene, "descriptors");
         scene_close(&scene);
         /* None. */

@@ -121,10 +121,11 @@ static void test_the_monitors_sweep_is_told_from_touches(void)
                 uint64_t page;
                 bool is_sweep;
         } requests[] = {
-                { 256, true },  { 257, true }, { 3, false },   { 258, true },  { 260, false }, { 259, true }, { 261, true },
-                { 262, true },  { 262, false }, { 264, false }, { 263, true },  { 265, true },  { 266, true }, { 267, true },
-                { 268, true },  { 269, true }, { 270, true },  { 271, true },  { 5, false },   { 0, true },   { 1, true },
-                { 2, true },    { 4, true },   { 6, true },    { 8, false },
+                { 256, true }, { 257, true },  { 3, false },   { 258, true }, { 260, false }, { 259, true },
+                { 261, true }, { 262, true },  { 262, false }, { 264, false }, { 263, true }, { 265, true },
+                { 266, true }, { 267, true },  { 268, true },  { 269, true }, { 270, true },  { 271, true },
+                { 5, false },  { 0, true },    { 1, true },    { 2, true },   { 4, true },    { 6, true },
+                { 8, false },
         };
         struct image image = { .pages = 272, .zeros = (uint64_t[5]){ 0 } };
         struct offload_touches touches;
@@ -192,10 +193,12 @@ static void test_a_layout_has_room_for_so_many_slots(void)
                 size_t at = (size_t)sprintf(config, "{\"memory_manager_data\":{\"guest_ram_mappings\":[");
 
                 for (int i = 0; i < n; i++)
-                        at += (size_t)sprintf(config + at, "%s{\"slot\":%d,\"gpa\":%d,\"size\":4096,\"file_offset\":0}",
+                        at += (size_t)sprintf(config + at,
+                                              "%s{\"slot\":%d,\"gpa\":%d,\"size\":4096,\"file_offset\":0}",
                                               i ? "," : "", i, i * 4096);
                 strcpy(config + at, "]}}");
-                CHECK_EQ(offload_layout_parse(config, strlen(config), &layout, &why), n > OFFLOAD_MAX_SLOTS ? -EBADMSG : 0);
+                CHECK_EQ(offload_layout_parse(config, strlen(config), &layout, &why),
+                         n > OFFLOAD_MAX_SLOTS ? -EBADMSG : 0);
         }
 }
 

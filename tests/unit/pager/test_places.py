@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from agentd.pager.places import PagerPlace, choose_journal_dir, filesystem_of, own_binary
+from agentd.pager.places import (
+    KuasarPlace,
+    PagerPlace,
+    choose_journal_dir,
+    filesystem_of,
+    own_binary,
+)
 
 ON_DISK = """\
 22 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw
@@ -69,11 +75,11 @@ def test_the_program_is_told_all_of_its_place() -> None:
 
 
 def test_a_sandboxer_s_socket_is_told_with_its_directory() -> None:
-    place = PagerPlace(
-        Path("/p"), CONTROL, RUN, 2.5, 1, kuasar_socket=Path("/tmp/u"), kuasar_dir=Path("/k")
-    )
-    assert place.argv("supervise")[-6:] == [
-        "--hand-over-s", "2.5", "--kuasar-socket", "/tmp/u", "--kuasar-dir", "/k",
+    kuasar = KuasarPlace(Path("/tmp/u"), Path("/k"), Path("/data/sets"), 3, 128)
+    place = PagerPlace(Path("/p"), CONTROL, RUN, 2.5, 1, kuasar)
+    assert place.argv("supervise")[-12:] == [
+        "--hand-over-s", "2.5", "--kuasar-socket", "/tmp/u", "--kuasar-directory", "/k",
+        "--kuasar-sets", "/data/sets", "--kuasar-records", "3", "--kuasar-set-mib", "128",
     ]  # fmt: skip
 
 
