@@ -10,8 +10,10 @@ import os
 import struct
 import subprocess
 import tarfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 RELEASE = "6.1.0-1-test-amd64"
 
@@ -84,8 +86,11 @@ class DebianRepo:
         return next(self.pool.glob(f"{name}_*.deb"))
 
 
-def guest_packages() -> list[Package]:
-    """Stand-ins for what a guest image asks for, with the shapes of the real packages."""
+def guest_packages(kernel_files: Mapping[str, bytes] = MappingProxyType({})) -> list[Package]:
+    """Stand-ins for what a guest image asks for, with the shapes of the real packages.
+
+    kernel_files: below the kernel's directory of modules.
+    """
     python, packages = "usr/lib/python3.11", "usr/lib/python3/dist-packages"
     modules = f"lib/modules/{RELEASE}"
     builtin = "kernel/drivers/virtio/virtio_{}.ko\n"
@@ -112,6 +117,7 @@ def guest_packages() -> list[Package]:
                 f"{modules}/modules.builtin": (
                     "".join(builtin.format(name) for name in names) + "kernel/virtio.ko\n"
                 ).encode(),
+                **{f"{modules}/{path}": data for path, data in kernel_files.items()},
             },
         ),
     ]

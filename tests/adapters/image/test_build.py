@@ -14,8 +14,9 @@ import pytest
 
 from agentd.errors import ConfigError, ErrorCode, PermanentError, SnapStartError, TransientError
 from agentd.image import Image, ImageSpec, ProgressEvent, build_image, list_images, load_image
-from tests.adapters.image.debian_repo import DebianRepo
+from tests.adapters.image.debian_repo import DebianRepo, guest_packages
 from tests.unit.image.cpio_reader import read_archive
+from tests.unit.image.test_modules import elf_with_modinfo
 
 
 def leftovers(cache: Path) -> list[str]:
@@ -197,6 +198,56 @@ def test_a_missing_kernel_module_is_refused_and_leaves_nothing(
         )
     assert leftovers(tmp_path / "cache") == []
     assert list_images(tmp_path / "cache") == []
+
+
+def test_modules_of_the_vsock_are_there_and_loaded_only_where_there_is_one(
+    tmp_path: Path, spec: ImageSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = "kernel/net/vmw_vsock"
+    kernel = {
+        f"{net}/vmw_vsock_virtio_transport.ko": elf_with_modinfo(
+            b"depends=vsock,vmw_vsock_virtio_transport_common\0"
+        ),
+        f"{net}/vmw_vsock_virtio_transport_common.ko": elf_with_modinfo(b"depends=vsock\0"),
+        f"{net}/vsock.ko": elf_with_modinfo(b"depends=\0"),
+        f"{net}/hv_sock.ko": elf_with_modinfo(b"depends=vsock\0"),
+    }
+    archive = DebianRepo(tmp_path / "other", guest_packages(kernel))
+    archive.update()
+    monkeypatch.setenv("APT_CONFIG", str(archive.config))
+    image = build_image(spec, cache_dir=tmp_path / "cache")
+    found = members(image.initrd_path)
+    assert [Path(line).stem for line in found["etc/snapstart/modules-vsock"].decode().split()] == [
+        "vsock",
+        "vmw_vsock_virtio_transport_common",
+        "vmw_vsock_virtio_transport",
+    ]
+    assert b"vsock" not in found["etc/snapstart/modules"]
+    assert image.manifest.modules == ()
+    assert not any("hv_sock" in path for path in found)
+
+
+def test_a_module_that_every_machine_loads_is_not_loaded_again_for_the_vsock(
+    tmp_path: Path, spec: ImageSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = {
+        "kernel/vmw_vsock_virtio_transport.ko": elf_with_modinfo(b"depends=vsock\0"),
+        "kernel/vsock.ko": elf_with_modinfo(b"depends=\0"),
+    }
+    archive = DebianRepo(tmp_path / "other", guest_packages(kernel))
+    archive.update()
+    monkeypatch.setenv("APT_CONFIG", str(archive.config))
+    wish = dataclasses.replace(spec, kernel_modules=("vsock",))
+    found = members(build_image(wish, cache_dir=tmp_path / "cache").initrd_path)
+    (line,) = found["etc/snapstart/modules-vsock"].decode().split()
+    assert line.endswith("/vmw_vsock_virtio_transport.ko")
+
+
+def test_a_kernel_without_vsock_makes_an_image_all_the_same(
+    repo: DebianRepo, spec: ImageSpec, tmp_path: Path
+) -> None:
+    found = members(build_image(spec, cache_dir=tmp_path / "cache").initrd_path)
+    assert found["etc/snapstart/modules-vsock"] == b""
 
 
 def test_an_unwritable_cache_is_a_clear_error(repo: DebianRepo, spec: ImageSpec) -> None:

@@ -13,6 +13,7 @@ from agentd.image.overlay import (
     SETTINGS_FILE,
     add_modules,
     add_runtime,
+    add_vsock_modules,
     find_python,
     finish_debian_tree,
     new_debian_tree,
@@ -78,6 +79,15 @@ def test_modules_are_listed_in_load_order() -> None:
         content(tree, "etc/snapstart/modules") == "/lib/modules/6.1/z.ko\n/lib/modules/6.1/a.ko\n"
     )
     assert tree.get("usr/lib/modules/6.1/a.ko") == file(b"a")
+
+
+def test_modules_of_the_vsock_have_a_list_of_their_own() -> None:
+    tree = new_debian_tree()
+    add_modules(tree, {"lib/modules/6.1/a.ko": b"a"})
+    add_vsock_modules(tree, {"lib/modules/6.1/v.ko": b"v"})
+    assert content(tree, "etc/snapstart/modules") == "/lib/modules/6.1/a.ko\n"
+    assert content(tree, "etc/snapstart/modules-vsock") == "/lib/modules/6.1/v.ko\n"
+    assert tree.get("usr/lib/modules/6.1/v.ko") == file(b"v")
 
 
 def test_alternatives_prefer_openblas_to_the_reference() -> None:

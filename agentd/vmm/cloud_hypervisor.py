@@ -1,0 +1,360 @@
+"""Drive Cloud Hypervisor: boot, checkpoint, fork, adopt.
+
+A monitor inherits the socket of its interface, which listens already; a directory that belongs to
+its user; the memory of its template. It is never used twice: one that failed is ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from agentd import native
+from agentd.errors import ConfigError, ErrorCode, InvariantError, PermanentError, SnapStartError
+from agentd.store.compatibility import classify_compatibility
+from agentd.store.failures import WRITING, translated
+from agentd.store.loaded import LoadedTemplate
+from agentd.store.memfd import check_sealed, create_memfd
+from agentd.units import MIB
+from agentd.vmm import cloud_hypervisor_config as configs
+from agentd.vmm import hybrid_vsock
+from agentd.vmm.cgroup import CgroupTree
+from agentd.vmm.cloud_hypervisor_api import Api
+from agentd.vmm.cloud_hypervisor_explain import explained
+from agentd.vmm.cloud_hypervisor_find import Finder
+from agentd.vmm.cloud_hypervisor_freeze import freeze
+from agentd.vmm.cloud_hypervisor_guest import start_guest
+from agentd.vmm.cloud_hypervisor_launch import Launch
+from agentd.vmm.cloud_hypervisor_machine import CloudMachine
+from agentd.vmm.cloud_hypervisor_offload import OffloadServer
+from agentd.vmm.cloud_hypervisor_restoring import CloneStart, Restorer
+from agentd.vmm.cloud_hypervisor_save import MARGIN_BYTES
+from agentd.vmm.cloud_hypervisor_start import Progress, unless_dead
+from agentd.vmm.cloud_hypervisor_versions import OLDEST, Version, keeps_memory_in_file
+from agentd.vmm.explain import add_console
+from agentd.vmm.find import open_recorded, read_start_ticks
+from agentd.vmm.machine import ConsoleLog
+from agentd.vmm.vmm import BootSpec, Checkpoint, ForkSpec, Started, Vm, VmRecord
+from agentd.wire.manifest import Machine as Shape
+from agentd.wire.manifest import VmmFacts
+
+ENGINE: Final = "cloud-hypervisor"
+DEFAULT_STARTS: Final = 4
+KVM_DEVICE: Final = "/dev/kvm"
+# Threads beyond one for each start: a build takes one for its spawn, one for its checkpoint.
+_BUILD_THREADS: Final = 2
+_BOOT_S: Final = 60.0  # until a monitor has read the kernel
+
+
+@dataclass(frozen=True)
+class CloudHypervisorSettings:
+    """How to run Cloud Hypervisor on this host.
+
+    binary: absolute path. version: what it says of itself. installation: marks the processes that
+    are ours. vms_dir: holds each machine's run directory. user_of: who a machine runs as, None for
+    the user of this process. can_fault: whether machines may make a userfaultfd.
+    """
+
+    binary: str
+    version: str
+    host_cpu: str
+    host_tsc_khz: int
+    installation: str
+    vms_dir: Path
+    user_of: Callable[[str], tuple[int, int] | None]
+    can_fault: bool = False
+
+
+class CloudHypervisor:
+    """The Cloud Hypervisor of this node. Implements `agentd.vmm.vmm.Vmm`.
+
+    Starts block threads of their own for as long as they take, so that they do not keep what ends
+    machines from the event loop's. starts: most machines that start at the same moment. offload:
+    fills the memory of clones, None if each has to see to that itself.
+    """
+
+    def __init__(
+        self,
+        settings: CloudHypervisorSettings,
+        cgroups: CgroupTree,
+        starts: int = DEFAULT_STARTS,
+        offload: OffloadServer | None = None,
+    ) -> None:
+        self._settings = settings
+        self._cgroups = cgroups
+        self._offload = offload
+        self._restorer = Restorer(settings.can_fault, offload)
+        self._pool = ThreadPoolExecutor(starts + _BUILD_THREADS, thread_name_prefix="vmm")
+
+    def __repr__(self) -> str:
+        return f"<CloudHypervisor {self._settings.version}>"
+
+    def facts(self, machine: Shape) -> VmmFacts:
+        """What templates of this Cloud Hypervisor depend on."""
+        return VmmFacts(
+            engine=ENGINE,
+            version=self._settings.version,
+            accel="kvm",
+            machine_type=configs.MACHINE_TYPE,
+            cpu=configs.CPU,
+            device_argv=configs.device_argv(machine),
+            host_cpu=self._settings.host_cpu,
+            host_tsc_khz=self._settings.host_tsc_khz,
+        )
+
+    def check(self) -> None:
+        """See whether the program, and the device it needs, are still there."""
+        for path, mode in ((self._settings.binary, os.X_OK), (KVM_DEVICE, os.R_OK | os.W_OK)):
+            if not os.access(path, mode):
+                raise ConfigError(
+                    ErrorCode.QEMU_MISSING,
+                    f"checking {self!r}: {path!r} is not there or may not be used",
+                    hint="install it again, or restore its permissions",
+                )
+
+    # -- starting -------------------------------------------------------------------------
+
+    async def boot(self, spec: BootSpec) -> CloudMachine:
+        """Start a machine from an image; returns once its monitor runs the kernel."""
+        progress = Progress(_BOOT_S)
+        with self._open(spec.vm_id, spec.run_dir) as launch:
+            limit_bytes = spec.machine.memory_mib * MIB + MARGIN_BYTES
+            machine = await self._spawn_boot(launch, spec, limit_bytes)
+            config = configs.boot_config(
+                spec.machine, spec.cmdline, is_shared=self._offload is not None
+            )
+            async with _starting(machine), Api(machine.api_path) as api:
+                await unless_dead(machine, self._boot(launch, api, config, progress))
+        return machine
+
+    async def boot_session(self, spec: BootSpec, prepare: bytes, *, deadline_s: float) -> Started:
+        """Boot a machine cold, inject its identity, wait until it has started."""
+        progress = Progress(deadline_s)
+        with self._open(spec.vm_id, spec.run_dir) as launch:
+            machine = await self._spawn_boot(launch, spec, self._file_limit(spec.machine))
+            progress.reached("spawn")
+            config = configs.boot_config(spec.machine, spec.cmdline, is_shared=False)
+            async with _starting(machine):
+                async with Api(machine.api_path) as api:
+                    await unless_dead(machine, self._boot(launch, api, config, progress))
+                progress.reached("load")
+                progress.reached("resume")
+                return await self._start(machine, prepare, progress)
+
+    async def fork(self, template: LoadedTemplate, spec: ForkSpec, *, deadline_s: float) -> Started:
+        """Start a copy-on-write copy of a template with an identity of its own."""
+        progress = Progress(deadline_s)
+        check_sealed(template)
+        self._require_compatible(template)
+        snapshot = self._restorer.read(template)
+        with self._open(spec.vm_id, spec.run_dir) as launch:
+            launch.inherit(template.memory_fd, configs.MEMORY_FD)
+            machine = await self._spawn(launch, self._file_limit(template.manifest.machine))
+            progress.reached("spawn")
+            clone = CloneStart(template, snapshot, launch, machine.record.pid)
+            async with _starting(machine):
+                async with Api(machine.api_path) as api:
+                    await unless_dead(machine, self._restore(clone, api, progress))
+                progress.reached("resume")
+                return await self._start(machine, spec.prepare, progress)
+
+    async def _restore(self, clone: CloneStart, api: Api, progress: Progress) -> None:
+        version = await self._require_version(api, progress)
+        await self._restorer.restore(clone, version, api, progress)
+        progress.reached("load")
+        await api.resume(deadline_s=progress.left_s)
+
+    def _require_compatible(self, template: LoadedTemplate) -> None:
+        manifest = template.manifest
+        reasons = classify_compatibility(manifest, self.facts(manifest.machine))
+        if reasons:
+            raise PermanentError(
+                ErrorCode.TEMPLATE_INCOMPATIBLE,
+                f"forking template {manifest.name!r} with {self!r}: {'; '.join(reasons)}",
+                hint="build the template again on this node",
+            )
+
+    @contextlib.contextmanager
+    def _open(self, vm_id: str, run_dir: Path) -> Iterator[Launch]:
+        """What one start holds; given back when it is over, except what was kept."""
+        doing = f"starting machine {vm_id} in {str(run_dir)!r}"
+        with translated(doing, WRITING, ErrorCode.CONFIG_INVALID):
+            launch = Launch(vm_id, run_dir, self._settings.user_of(vm_id))
+            try:
+                launch.cgroup_fd = self._cgroups.create(vm_id)
+                if launch.cgroup_fd >= 0:
+                    launch.own(launch.cgroup_fd)
+                launch.open()
+                yield launch
+            except BaseException:
+                self._cgroups.remove(vm_id)
+                raise
+            finally:
+                launch.close()
+
+    def _file_limit(self, shape: Shape) -> int:
+        """What a monitor whose machine is not to be saved may write to one file."""
+        version = Version.parse(self._settings.version)
+        if version is not None and keeps_memory_in_file(version):
+            return shape.memory_mib * MIB + MARGIN_BYTES
+        return MARGIN_BYTES
+
+    async def _spawn_boot(
+        self, launch: Launch, spec: BootSpec, max_file_bytes: int
+    ) -> CloudMachine:
+        console_fd = launch.own(create_memfd(f"{spec.vm_id}-console"))
+        # A machine that is reset would have it emptied first.
+        fcntl.fcntl(console_fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+        launch.inherit(console_fd, configs.CONSOLE_FD)
+        launch.inherit_file(spec.kernel, configs.KERNEL_FD)
+        launch.inherit_file(spec.initrd, configs.INITRD_FD)
+        launch.link(configs.KERNEL_NAME, configs.inherited(configs.KERNEL_FD))
+        process = await self._run(launch, max_file_bytes)
+        console = ConsoleLog(launch.keep(console_fd))
+        return self._machine(launch, process, spec.machine, console)
+
+    async def _spawn(self, launch: Launch, max_file_bytes: int) -> CloudMachine:
+        return self._machine(launch, await self._run(launch, max_file_bytes), None, None)
+
+    async def _run(self, launch: Launch, max_file_bytes: int) -> native.Process:
+        request = native.SpawnRequest(
+            executable=self._settings.binary,
+            argv=configs.command_line(self._settings.installation, launch.vm_id),
+            env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
+            fds=launch.inherited,
+            output_fd=launch.log_fd,
+            cgroup_fd=launch.cgroup_fd,
+            max_file_bytes=max_file_bytes,
+            user=launch.user,
+        )
+        return await native.run(
+            lambda _cancel: native.spawn(request), discard=native.discard_process, pool=self._pool
+        )
+
+    def _machine(
+        self,
+        launch: Launch,
+        process: native.Process,
+        shape: Shape | None,
+        console: ConsoleLog | None,
+    ) -> CloudMachine:
+        ticks = read_start_ticks(process.pid) or 0
+        return CloudMachine(
+            VmRecord(launch.vm_id, launch.run_dir, process.pid, ticks),
+            process.pidfd,
+            is_child=True,
+            cgroups=self._cgroups,
+            shape=shape,
+            console=console,
+        )
+
+    async def _require_version(self, api: Api, progress: Progress) -> Version:
+        """The release that a monitor is once it serves, which must be the one that we know."""
+        ping = await api.ping(deadline_s=progress.left_s)
+        version = Version.parse(ping.version)
+        if ping.build_version != self._settings.version or version is None or version < OLDEST:
+            raise ConfigError(
+                ErrorCode.CONFIG_INVALID,
+                f"it is {ping.build_version!r} ({ping.version}), not {self._settings.version!r}",
+                hint="restart agentd after another Cloud Hypervisor was installed",
+            )
+        return version
+
+    async def _boot(
+        self, launch: Launch, api: Api, config: configs.Config, progress: Progress
+    ) -> None:
+        """Let a machine boot; once it runs there is no kernel, so that a reset ends it."""
+        await self._require_version(api, progress)
+        await api.create(config, deadline_s=progress.left_s)
+        await api.boot(deadline_s=progress.left_s)
+        launch.remove(configs.KERNEL_NAME)
+
+    async def _start(self, machine: CloudMachine, prepare: bytes, progress: Progress) -> Started:
+        """Give a guest that runs its identity. Nothing may be waited for once it has it, lest a
+        machine that has started be lost by a cancellation.
+        """
+        calling = hybrid_vsock.connect(
+            machine.channel_path, hybrid_vsock.GUEST_PORT, deadline_s=progress.left_s
+        )
+        sock = await unless_dead(machine, calling)
+        try:
+            started = await unless_dead(
+                machine,
+                start_guest(sock, prepare, deadline_ns=progress.deadline_ns, pool=self._pool),
+            )
+        except BaseException:
+            sock.close()
+            raise
+        progress.reached("inject", started.ready_ns)
+        progress.reached("guest_ready", started.started_ns)
+        return Started(machine, started.channel, progress.stages_ms)
+
+    # -- freezing -------------------------------------------------------------------------
+
+    async def checkpoint(self, vm: Vm, *, deadline_s: float) -> Checkpoint:
+        """Freeze a booted machine, keep its state, end it; any failure ends it as well."""
+        if not isinstance(vm, CloudMachine):
+            raise InvariantError(f"asked Cloud Hypervisor to freeze {vm!r}, which is not its own")
+        shape, progress = vm.take_shape(), Progress(deadline_s)
+        what, user = f"freezing machine {vm.record.vm_id}", self._settings.user_of(vm.record.vm_id)
+        try:
+            with explained(vm.record.run_dir, what), translated(what, WRITING):
+                size_bytes = shape.memory_mib * MIB
+                memory_fd, state_fd = await freeze(vm, size_bytes, user, progress, self._pool)
+        except BaseException:
+            await vm.kill()
+            raise
+        return Checkpoint(memory_fd, state_fd, self.facts(shape), progress.stages_ms)
+
+    # -- finding again --------------------------------------------------------------------
+
+    def adopt(self, record: VmRecord) -> CloudMachine | None:
+        """Take over a machine of an earlier daemon; None when that process is gone."""
+        pidfd = open_recorded(record)
+        if pidfd is None:
+            self.forget(record.vm_id)
+            return None
+        return CloudMachine(record, pidfd, is_child=False, cgroups=self._cgroups)
+
+    def find_all(self) -> list[VmRecord]:
+        """Every machine of this installation that runs on the host, journaled or not."""
+        settings = self._settings
+        finder = Finder(settings.installation, settings.vms_dir, settings.user_of, os.geteuid())
+        return finder.find_all()
+
+    def forget(self, vm_id: str) -> None:
+        """Remove the control group of a machine that no longer runs. Idempotent."""
+        self._cgroups.remove(vm_id)
+
+    def close(self) -> None:
+        """End the threads. Idempotent."""
+        self._pool.shutdown()
+
+
+@contextlib.asynccontextmanager
+async def _starting(machine: CloudMachine) -> AsyncIterator[None]:
+    """End a machine whose start fails, once it is known why."""
+    what = f"starting machine {machine.record.vm_id}"
+    try:
+        with _with_console(machine), explained(machine.record.run_dir, what):
+            yield
+    except BaseException:
+        await machine.kill()
+        raise
+
+
+@contextlib.contextmanager
+def _with_console(machine: CloudMachine) -> Iterator[None]:
+    """Let failures of a boot say what the guest wrote to its console last."""
+    try:
+        yield
+    except SnapStartError as exc:
+        exc.message = add_console(exc.message, machine.booted_tail())
+        exc.args = (exc.message,)
+        raise
