@@ -159,7 +159,9 @@ class Builder:
         """Wait until the guest answers, which it does once it is warm; take its baseline."""
         stages.enter("warm")
         deadline_s = self._deadlines.warm_s
-        connecting = GuestChannel.connect(vm.channel_path, deadline_s=deadline_s)
+        connecting = GuestChannel.connect(
+            vm.channel_path, deadline_s=deadline_s, prelude=vm.channel_prelude
+        )
         channel = await _unless_dead(vm, connecting)
         try:
             stages.enter("baseline")

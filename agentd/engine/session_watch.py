@@ -58,7 +58,9 @@ async def _first_loss(machine: Machine) -> Loss | None:
 async def _reconnect(session: Session, machine: Machine, adopt_s: float) -> Loss | None:
     await machine.channel.close()
     try:
-        channel = await GuestChannel.connect(machine.vm.channel_path, deadline_s=adopt_s)
+        channel = await GuestChannel.connect(
+            machine.vm.channel_path, deadline_s=adopt_s, prelude=machine.vm.channel_prelude
+        )
     except SnapStartError as exc:
         return Loss(EndReason.GUEST_BROKEN, str(exc))
     session.machine = Machine(machine.vm, channel)

@@ -360,7 +360,9 @@ class Sessions:
         self._machines.promise(action.vm_id, need, force=True)
         try:
             channel = await GuestChannel.connect(
-                vm.channel_path, deadline_s=self._settings.deadlines.adopt_s
+                vm.channel_path,
+                deadline_s=self._settings.deadlines.adopt_s,
+                prelude=vm.channel_prelude,
             )
         except SnapStartError as exc:
             self._tracer.step("adoption.failed", session=action.vm_id, error=str(exc))

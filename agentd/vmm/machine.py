@@ -102,6 +102,11 @@ class Machine:
         return self._record.run_dir / CHANNEL_SOCKET
 
     @property
+    def channel_prelude(self) -> bytes:
+        """What a new connection to it begins with: it is the guest itself."""
+        return b""
+
+    @property
     def is_running(self) -> bool:
         """False once the process is known to have ended."""
         return self._ended is None

@@ -85,6 +85,10 @@ class Vm(Protocol):
         """The socket of the guest channel."""
 
     @property
+    def channel_prelude(self) -> bytes:
+        """What a new connection to it begins with; empty where it is the guest itself."""
+
+    @property
     def is_running(self) -> bool:
         """False once the process is known to have ended."""
 

@@ -95,13 +95,15 @@ class GuestChannel:
         path: Path,
         *,
         deadline_s: float,
+        prelude: bytes = b"",
         random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> GuestChannel:
         """Connect to the VMM's socket, wait for the guest to answer.
 
         While nothing listens, or the VMM hangs up, it is tried again, after pauses that grow from
         1 ms to 20 ms: a listening socket cannot be waited for.
-        Args: path: at most 107 bytes. deadline_s: seconds from the call.
+        Args: path: at most 107 bytes. deadline_s: seconds from the call. prelude: what the VMM
+        has to be told first; its answer goes with what precedes the guest's.
         Raises: PeerError(GUEST_NOT_READY) at the deadline; ConfigError when not permitted.
         Cancellation: closes the socket.
         """
@@ -114,7 +116,7 @@ class GuestChannel:
                 for pause_s in _pauses():
                     problem = _SILENT
                     try:
-                        return await cls._attempt(path, random_bytes(EPOCH_BYTES))
+                        return await cls._attempt(path, prelude, random_bytes(EPOCH_BYTES))
                     except (FileNotFoundError, ConnectionError, BlockingIOError) as exc:
                         problem = str(exc)
                     await asyncio.sleep(pause_s)
@@ -134,10 +136,10 @@ class GuestChannel:
         raise InvariantError("pauses between attempts ended")
 
     @classmethod
-    async def _attempt(cls, path: Path, epoch: bytes) -> GuestChannel:
+    async def _attempt(cls, path: Path, prelude: bytes, epoch: bytes) -> GuestChannel:
         reader, writer = await asyncio.open_unix_connection(path, limit=_READ_BYTES)
         try:
-            writer.write(greeting(epoch))
+            writer.write(prelude + greeting(epoch))
             synchroniser = Synchroniser(epoch)
             while (rest := synchroniser.feed(await _read_some(reader))) is None:
                 pass

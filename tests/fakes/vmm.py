@@ -29,6 +29,7 @@ class FakeVm:
     """One such process. Implements `agentd.vmm.vmm.Vm`."""
 
     has_network_device = False
+    channel_prelude = b""
 
     def __init__(self, record: VmRecord) -> None:
         self._record = record
