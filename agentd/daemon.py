@@ -29,12 +29,14 @@ from agentd.pager.client import PagerClient
 from agentd.pager.places import KuasarPlace, PagerPlace, choose_journal_dir, own_binary
 from agentd.pager.process import PagerProcess
 from agentd.pager.watch import PagerWatch, is_wanted, summarise
+from agentd.pager.working_sets import WorkingSets
 from agentd.sdnotify import Notifier
 from agentd.settings import Settings, describe
 from agentd.store.copier import Copier
 from agentd.store.templates import TemplateStore
+from agentd.units import MIB, PAGE_BYTES
 from agentd.vmm.absent import AbsentVmm
-from agentd.vmm.vmm import Vmm
+from agentd.vmm.vmm import Finishing, Vmm
 from agentd.wire.manifest import Machine
 from agentd.wire.pager import Stats
 
@@ -85,6 +87,8 @@ async def serve(parts: Parts) -> None:
         down.callback(store.close)
         vmm = parts.make_vmm(settings, installation_id)
         down.callback(vmm.close)
+        if isinstance(vmm, Finishing):
+            down.push_async_callback(vmm.finish)
         outside = Outside(settings, vmm, store, tracer)
         facts = vmm.facts(_FACTS_OF)
         pager = make_pager_watch(settings, facts.engine, tracer)
@@ -305,7 +309,7 @@ def make_vmm(settings: Settings, installation_id: str) -> Vmm:
     Raises: ConfigError.
     """
     try:
-        return make_qemu(settings, installation_id)
+        return _MAKERS[settings.monitor.kind](settings, installation_id)
     except ConfigError as exc:
         if not settings.kuasar.enabled or exc.code is not ErrorCode.QEMU_MISSING:
             raise
@@ -326,6 +330,51 @@ def make_qemu(settings: Settings, installation_id: str) -> Vmm:
         euid=os.geteuid(),
         starts=settings.concurrent_forks,
     )
+
+
+def make_firecracker(settings: Settings, installation_id: str) -> Vmm:
+    """The Firecracker of this node, its memory by the page server unless that is off.
+
+    Raises: ConfigError.
+    """
+    from agentd.vmm.firecracker_open import open_firecracker
+    from agentd.vmm.firecracker_paging import Paging
+
+    place, pager = make_pager_place(settings), settings.pager
+    pages = pager.working_set_mib * (MIB // PAGE_BYTES)
+    sets = WorkingSets(place.binary, pages, pager.record_forks, LogTracer().step)
+    client = PagerClient(place.control_socket)
+    paging = Paging(client, sets, settings.data_dir / "templates")
+    return open_firecracker(
+        binary=settings.monitor.firecracker_binary,
+        uid_base=settings.monitor.uid_base,
+        installation=installation_id,
+        vms_dir=settings.run_dir / "vms",
+        euid=os.geteuid(),
+        starts=settings.concurrent_forks,
+        paging=None if pager.enabled == "off" else paging,
+    )
+
+
+def make_cloud_hypervisor(settings: Settings, installation_id: str) -> Vmm:
+    """The Cloud Hypervisor of this node. Raises: ConfigError."""
+    from agentd.vmm.cloud_hypervisor_open import open_cloud_hypervisor
+
+    return open_cloud_hypervisor(
+        binary=settings.monitor.cloud_hypervisor_binary,
+        uid_base=settings.monitor.uid_base,
+        installation=installation_id,
+        vms_dir=settings.run_dir / "vms",
+        euid=os.geteuid(),
+        starts=settings.concurrent_forks,
+    )
+
+
+_MAKERS: Final[dict[str, MakeVmm]] = {
+    "qemu": make_qemu,
+    "firecracker": make_firecracker,
+    "cloud-hypervisor": make_cloud_hypervisor,
+}
 
 
 def run(settings: Settings, environ: Mapping[str, str]) -> None:

@@ -20,7 +20,8 @@ ENV_PREFIX: Final = "SNAPSTART_"
 _CONTROL_PLANE_PREFIX: Final = "SNAPSTART_CONTROLPLANE_"
 _ENV_SEPARATOR: Final = "__"
 _SOCKET_PATH_BYTES: Final = 107  # unix(7): sun_path without its terminating NUL
-_VM_PATH_TAIL: Final = len("/vms/s-0123456789abcdef/channel.sock")
+MONITORS: Final = ("qemu", "firecracker", "cloud-hypervisor")
+_VM_PATH_TAIL: Final = len("/vms/s-0123456789abcdef/vm/channel.sock")
 _MOST_READERS: Final = 64
 _MOST_RECORDS: Final = 64
 
@@ -56,6 +57,10 @@ class Api(_Group, frozen=True):
 class Monitor(_Group, frozen=True):
     """The virtual machine monitor."""
 
+    # qemu works without KVM; the others need it.
+    kind: str = "qemu"
+    firecracker_binary: str = "firecracker"
+    cloud_hypervisor_binary: str = "cloud-hypervisor"
     # A name is looked up in PATH.
     qemu_binary: str = "qemu-system-x86_64"
     # auto takes KVM where it is usable, else TCG.
@@ -414,6 +419,7 @@ def _check(settings: Settings, where: str) -> None:
                 f"a socket below {str(path.parent)!r} would exceed {_SOCKET_PATH_BYTES} bytes",
                 "choose a shorter paths.run_dir",
             )
+    _check_choice(where, "monitor.kind", settings.monitor.kind, MONITORS)
     _check_choice(where, "monitor.accel", settings.monitor.accel, ("auto", "kvm", "tcg"))
     _check_choice(where, "log.level", settings.log.level, ("debug", "info", "warning", "error"))
     _check_choice(where, "log.format", settings.log.format, ("json", "text"))

@@ -31,7 +31,7 @@ from agentd.node.tasks import TaskReconciler
 from agentd.node.virtual_node import LOOK_S, VirtualNode
 from agentd.node.work import Work
 from agentd.providers.driver import SnapshotDriver
-from agentd.providers.local import LocalDriver
+from agentd.providers.local import PROVIDERS, LocalDriver
 from agentd.settings import Settings
 from controlplane.api import names
 from controlplane.api.meta import OwnerReference
@@ -84,7 +84,9 @@ class NodeAgent:
         self._engine = outside.engine
         self._tracer = outside.tracer
         self._name = outside.settings.node.name
-        self._driver = LocalDriver(outside.engine, self._has_image)
+        self._driver = LocalDriver(
+            outside.engine, self._has_image, PROVIDERS[self._settings.monitor.kind]
+        )
         self._addresses = Addresses(parse_network(self._settings.node.pod_cidr))
         self._forwarders = Forwarders(self._engine, self._addresses, self._tracer)
         self._kuasar: KuasarPart | None = None

@@ -17,6 +17,12 @@ from agentd.wire.manifest import SnapshotFacts
 from controlplane.api.types import SnapshotMode
 
 PROVIDER: Final = "snapstart.qemu.org"
+# By the kind of monitor (settings.monitor.kind).
+PROVIDERS: Final = {
+    "qemu": PROVIDER,
+    "firecracker": "snapstart.firecracker-microvm.io",
+    "cloud-hypervisor": "snapstart.cloudhypervisor.org",
+}
 # The label by which a held build says whose machine it is.
 POD_UID: Final = "pod-uid"
 _UNUSABLE: Final = frozenset({ErrorCode.TEMPLATE_CORRUPT, ErrorCode.TEMPLATE_INCOMPATIBLE})
@@ -29,7 +35,8 @@ class LocalDriver:
     Args: has_image: whether any guest image can be booted; blocks.
     """
 
-    def __init__(self, engine: Engine, has_image: Callable[[], bool]) -> None:
+    def __init__(self, engine: Engine, has_image: Callable[[], bool], name: str = PROVIDER) -> None:
+        self._name = name
         self._engine = engine
         self._has_image = has_image
         self._turn = asyncio.Lock()
@@ -37,7 +44,7 @@ class LocalDriver:
     @property
     def name(self) -> str:
         """The provider's name."""
-        return PROVIDER
+        return self._name
 
     async def capabilities(self) -> frozenset[SnapshotMode]:
         """Fork, while machines can be started from an image that is there."""

@@ -298,6 +298,14 @@ class Firecracker:
         """Remove the control group of a machine that no longer runs. Idempotent."""
         self._cgroups.remove(vm_id)
 
+    async def finish(self) -> None:
+        """End the merging of what forks touched. Idempotent.
+
+        Cancellation: it is ended all the same.
+        """
+        if self._paging is not None:
+            await self._paging.working_sets.close()
+
     def close(self) -> None:
         """End the threads, the watch. Idempotent."""
         self._pool.shutdown()

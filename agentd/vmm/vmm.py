@@ -6,7 +6,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from agentd.store.loaded import LoadedTemplate
 from agentd.wire.manifest import Machine, VmmFacts
@@ -122,6 +122,14 @@ class Started:
     vm: Vm
     channel: Connected
     stages_ms: Mapping[str, float]
+
+
+@runtime_checkable
+class Finishing(Protocol):
+    """A monitor with work of its own in the event loop."""
+
+    async def finish(self) -> None:
+        """End that work; before `close`. Cancellation: it is ended all the same."""
 
 
 class Vmm(Protocol):

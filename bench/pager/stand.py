@@ -97,10 +97,17 @@ class Stand:
         stale = [file for file in files if way.is_cold or self._caches.get(file) is not way.cache]
         if not stale:
             return
+        if way.is_cold:
+            self._let_go()
         resident = set_page_cache(way.cache, *stale)
         if way.is_cold and max(resident) > COLD_PAGES:
             raise InvariantError(f"{resident} pages of {stale} are in memory after a drop")
         self._caches.update(dict.fromkeys(stale, way.cache))
+
+    def _let_go(self) -> None:
+        """What the page server maps cannot be dropped, and it keeps an image for a while."""
+        self.service.kill()
+        self.service.hello()
 
     def _check(self, way: Way, trace: Path, clone: Clone) -> None:
         """Every machine must have seen the same memory as the one that read the whole image."""
