@@ -18,7 +18,7 @@ FLOOR_PERCENT = 90.0
 # Below these roots the floor holds: decisions, adapters, engine.
 COVERED = (
     *("agentd/engine", "agentd/vmm", "agentd/store", "agentd/warmfork", "agentd/wire"),
-    *("agentd/node", "agentd/providers", "agentd/kuasar", "agentd/proxy"),
+    *("agentd/node", "agentd/providers", "agentd/kuasar", "agentd/proxy", "agentd/pager"),
     *("controlplane/api", "controlplane/kube", "controlplane/store"),
     *("controlplane/snapshots", "controlplane/sessions", "controlplane/runtimes"),
 )
