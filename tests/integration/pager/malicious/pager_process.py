@@ -161,10 +161,6 @@ class PagerProcess:
                 continue
         return sorted(names)
 
-    def cpu_ns(self) -> int:
-        """CPU time its loop used so far."""
-        return int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[0])
-
     def is_running(self) -> bool:
         return self._process.poll() is None
 

@@ -40,7 +40,7 @@ def test_garbage_is_answered_with_what_is_wrong(pager: PagerProcess, garbage: st
 
 
 ORDERS: dict[str, dict[str, Any]] = {
-    "a long name": {"vm": "x" * 64},
+    "a long name": {"vm": "x" * 128},
     "a hidden name": {"vm": ".hidden"},
     "an unknown protocol": {"protocol": "qemu"},
     "a short digest": {"digest": "5a"},

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import socket
-from pathlib import Path
 
 import pytest
 
 from .pager_process import PAGES, PagerProcess, make_memory, read, until
 from .raw_monitor import PAGE, MonitorDiedError, RawMonitor
-from .unharmed import attack, check_newcomer, unharmed, wait_until_read
+from .unharmed import attack, check_newcomer
 
 
 @pytest.mark.parametrize("part", [1, 7, 64])
@@ -104,26 +102,3 @@ def test_dying_in_the_middle_of_faults_is_survived(
         monitor.tell("write_later", address=memory.address + page * PAGE)
     monitor.kill()
     until(lambda: pager.wait("evil", 0).get("error") == "stopped", lambda: pager.log)
-
-
-def test_bytes_one_by_one_cost_no_more_when_many_came_before(
-    program: Path, monitor: RawMonitor
-) -> None:
-    with unharmed(program) as pager:
-        costs = [_cost_of_bytes(pager, vm, before) for vm, before in (("a", 100), ("b", 120_000))]
-    assert costs[1] < 8 * costs[0], f"{costs} ns"
-
-
-def _cost_of_bytes(pager: PagerProcess, vm: str, before: int) -> int:
-    """CPU time for 300 bytes that come one by one behind `before` others."""
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.connect(str(pager.listen(vm)))
-        sock.sendall(b'["' + b"]" * before)
-        wait_until_read(sock)
-        begun_ns = pager.cpu_ns()
-        for _ in range(300):
-            sock.sendall(b"]")
-            wait_until_read(sock)
-        cost_ns = pager.cpu_ns() - begun_ns
-    assert pager.ask("forget", vm=vm) == {"ok": True}
-    return cost_ns
