@@ -20,7 +20,7 @@ disk full                       test_a_full_disk_fails_the_build;
 guest never ready, that speaks  test_a_rogue_guest_becomes_no_template;
 garbage, that floods            forks of one: tests/integration/vmm/test_rogue_guests.py
 guest that claims to be safe    tests/integration/node/test_contamination.py
-unknown key in the settings     test_an_unknown_setting_is_named; tests/unit/test_settings.py
+unknown key in the settings     test_an_unknown_setting_is_named; tests/unit/settings
 """
 
 from __future__ import annotations
