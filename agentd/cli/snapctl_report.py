@@ -1,4 +1,4 @@
-"""The `snapctl report` command: a demo's saved result as a table and as a page."""
+"""The `snapctl report` command: a demo's saved result as a table, a page, a picture."""
 
 from __future__ import annotations
 
@@ -17,9 +17,14 @@ from agentd.wire.demo import VERSION, DemoResult
 @click.option(
     "--html", type=click.Path(path_type=Path, dir_okay=False), help="Write the page to this file."
 )
+@click.option(
+    "--picture",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write cold start against fork to this file, an SVG picture.",
+)
 @common_options
 @pass_settings
-def report(settings: Settings, result: Path, html: Path | None) -> None:
+def report(settings: Settings, result: Path, html: Path | None, picture: Path | None) -> None:
     """Show the RESULT of a demo run, a JSON file."""
     from agentd.cli.report import render_report
     from agentd.cli.report_table import compare_starts, facts_table
@@ -27,11 +32,23 @@ def report(settings: Settings, result: Path, html: Path | None) -> None:
     found = load_result(result)
     if html is not None:
         html.write_text(render_report(found), encoding="utf-8")
+    if picture is not None:
+        picture.write_text(_drawn(found, result), encoding="utf-8")
     settings.show(found, lambda: compare_starts(found))
     if not settings.as_json:
         print_table(facts_table(found))
-    if html is not None:
-        settings.say(f"wrote {html}")
+    for written in (html, picture):
+        if written is not None:
+            settings.say(f"wrote {written}")
+
+
+def _drawn(found: DemoResult, path: Path) -> str:
+    from agentd.cli.report_picture import render_picture
+
+    try:
+        return render_picture(found)
+    except ValueError as exc:
+        raise click.UsageError(f"drawing {str(path)!r}: {exc}") from exc
 
 
 def load_result(path: Path) -> DemoResult:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import msgspec
 import pytest
@@ -13,6 +14,7 @@ from click.testing import CliRunner
 from agentd.cli import report_stats
 from agentd.cli.report import render_report
 from agentd.cli.report_identity import clock_error_ms, count_distinct
+from agentd.cli.report_picture import render_picture
 from agentd.cli.report_plots import log_ticks
 from agentd.cli.report_table import compare_starts, facts_table
 from agentd.cli.snapctl import snapctl
@@ -191,3 +193,31 @@ def test_the_command_writes_the_page(tmp_path: Path) -> None:
     for broken in (b"{}", msgspec.json.encode(demo(version=99))):
         saved.write_bytes(broken)
         assert CliRunner().invoke(snapctl, ["report", str(saved)]).exit_code == 2
+
+
+def test_the_picture_is_whole_and_says_where_it_was_measured() -> None:
+    drawn = render_picture(demo(commands=["snapctl <demo>"]))
+    ElementTree.fromstring(drawn)
+    for text in ("5.01 s", "260 ms", "snapctl &lt;demo&gt;", "Some CPU", "forks one by one: 120"):
+        assert text in drawn
+
+
+def test_the_picture_s_bars_are_as_long_as_their_times() -> None:
+    drawn = ElementTree.fromstring(render_picture(demo()))
+    cold, fork, *stages = (
+        float(rect.get("width", "0")) for rect in drawn.iter() if rect.get("height") == "20"
+    )
+    assert fork / cold == pytest.approx(259.5 / 5014.5, rel=0.01)
+    assert sum(stages) == pytest.approx(cold, rel=0.01)
+
+
+def test_the_command_draws_the_picture_or_says_what_is_missing(tmp_path: Path) -> None:
+    saved, picture = tmp_path / "demo.json", tmp_path / "demo.svg"
+    argv = ["report", str(saved), "--picture", str(picture)]
+    saved.write_bytes(msgspec.json.encode(demo(cold_ms=[])))
+    refused = CliRunner().invoke(snapctl, argv)
+    assert (refused.exit_code, picture.exists()) == (2, False)
+    assert "nothing to compare" in refused.output
+    saved.write_bytes(msgspec.json.encode(demo()))
+    assert CliRunner().invoke(snapctl, argv).exit_code == 0
+    assert picture.read_text().startswith("<svg")
