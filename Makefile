@@ -15,7 +15,7 @@ SEED   ?=
 DEATHS ?= 1000
 
 .PHONY: help demo demo-cluster test test-kvm simulate bench bench-kuasar bench-pager torture \
-  lint native clean
+  lint native docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -80,6 +80,10 @@ bench-pager: ## the page server against the smallest C loop, the kernel, and its
 torture: ## kill the page server DEATHS=1000 times under machines that verify every byte
 	@deploy/run-target '$(JSON)' $(PY) -m tests.torture --deaths $(DEATHS) \
 	  $(if $(SEED),--seed $(SEED))
+
+docs: native ## the pages of docs/ as a site in build/docs-site
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet -f deploy/docs-site/mkdocs.yml -d $(CURDIR)/build/docs-site
+	@echo 'wrote build/docs-site/index.html'
 
 clean: ## remove what was built and fetched
 	rm -rf build $(VENV) agentd/*.so agentd/snap-pager agentd/kuasar/pb/*_pb2.py* native/build native/shim/*.c
