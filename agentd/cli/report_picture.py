@@ -76,7 +76,7 @@ def _stages(y: float, stages: Sequence[Stages]) -> Iterator[str]:
         yield _rect(x, y + 12, _PLOT * (end - begin) / total, _SHADES[number])
         # The names stand side by side below: a stage can be too short for its own.
         column = _MARGIN + _PLOT * number / len(_STAGES)
-        yield f'<rect x="{column:.1f}" y="{y + 43}" width="10" height="10" fill="{_SHADES[number]}"/>'
+        yield _rect(column, y + 43, 10, _SHADES[number], 10)
         yield _text(
             column + 14, y + 52, f"{name.replace('_', ' ')} {format_ms(end - begin)}", "soft"
         )
