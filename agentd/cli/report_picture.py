@@ -53,8 +53,11 @@ def _text(x: float, y: float, text: str, kind: str = "", anchor: str = "start") 
     )
 
 
-def _rect(x: float, y: float, width: float, colour: str) -> str:
-    return f'<rect x="{x:.1f}" y="{y}" width="{max(width, 1.5):.1f}" height="20" fill="{colour}"/>'
+def _rect(x: float, y: float, width: float, colour: str, height: int = 20) -> str:
+    return (
+        f'<rect x="{x:.1f}" y="{y}" width="{max(width, 1.5):.1f}" height="{height}" '
+        f'fill="{colour}"/>'
+    )
 
 
 def _bar(y: float, label: str, value: float, full: float, colour: str) -> Iterator[str]:
