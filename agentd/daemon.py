@@ -37,6 +37,7 @@ from agentd.store.templates import TemplateStore
 from agentd.units import MIB, PAGE_BYTES
 from agentd.vmm.absent import AbsentVmm
 from agentd.vmm.vmm import Finishing, Vmm
+from agentd.wire.api import TemplateState
 from agentd.wire.manifest import Machine
 from agentd.wire.pager import Stats
 
@@ -169,6 +170,16 @@ def _watch_engine(metrics: Metrics, engine: Engine) -> None:
         "snapstart_template_bytes",
         "Memory of loaded templates.",
         lambda: float(engine.templates.loaded_bytes),
+    )
+    metrics.watch(
+        "snapstart_memory_budget_bytes",
+        "Most that machines and templates may take together, admission.memory_bytes resolved.",
+        lambda: float(engine.machines.limits.memory_bytes),
+    )
+    metrics.watch(
+        "snapstart_failed_templates",
+        "Templates that cannot be forked.",
+        lambda: float(sum(t.state is TemplateState.FAILED for t in engine.templates.list())),
     )
 
 
