@@ -30,6 +30,7 @@ from agentd.pager.places import KuasarPlace, PagerPlace, choose_journal_dir, own
 from agentd.pager.process import PagerProcess
 from agentd.pager.watch import PagerWatch, is_wanted, summarise
 from agentd.pager.working_sets import WorkingSets
+from agentd.reload import Load, Reloader
 from agentd.sdnotify import Notifier
 from agentd.settings import Settings, describe
 from agentd.store.copier import Copier
@@ -42,6 +43,7 @@ from agentd.wire.manifest import Machine
 from agentd.wire.pager import Stats
 
 _BACKLOG: Final = 1024
+_RELOAD: Final = (signal.SIGHUP,)
 _FACTS_OF: Final = Machine(memory_mib=256, vcpus=1)  # facts name a machine; the status needs none
 
 MakeVmm = Callable[[Settings, str], Vmm]
@@ -52,7 +54,8 @@ class Parts:
     """What a daemon is given.
 
     make_vmm: settings, installation id to the monitor. watchers: see every step, after the daemon's
-    own. stop_on: signals that stop it; none in a test that stops it by itself.
+    own. stop_on: signals that stop it; none in a test that stops it by itself. load: reads the
+    settings again when `reload` is set, or one of the signals of reload_on comes.
     """
 
     settings: Settings
@@ -62,6 +65,9 @@ class Parts:
     watchers: Iterable[Tracer] = ()
     stop_on: tuple[signal.Signals, ...] = (signal.SIGTERM, signal.SIGINT)
     stop: asyncio.Event = field(default_factory=asyncio.Event)
+    load: Load | None = None
+    reload_on: tuple[signal.Signals, ...] = ()
+    reload: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 async def serve(parts: Parts) -> None:
@@ -80,7 +86,7 @@ async def serve(parts: Parts) -> None:
     metrics = Metrics()
     tracer = Tracers([LogTracer(), metrics, *parts.watchers])
     async with AsyncExitStack() as down:
-        down.enter_context(_stopping_on(parts))
+        down.enter_context(_heeding_signals(parts))
         make_private_dir(settings.data_dir, "paths.data_dir")
         installation_id = read_installation_id(settings.data_dir)
         # The store's lock is the daemon's: from here on no other one uses this directory.
@@ -102,7 +108,9 @@ async def serve(parts: Parts) -> None:
         engine = await down.enter_async_context(_running(Engine(outside)))
         _watch_engine(metrics, engine)
         _watch_pager(metrics, pager)
-        app = make_app(engine, settings, metrics, facts, None if pager is None else pager.client)
+        app = make_app(
+            engine, engine.settings, metrics, facts, None if pager is None else pager.client
+        )
         await down.enter_async_context(_listening(app, settings))
         if settings.node.enabled:
             agents = Tasks(tracer)
@@ -110,6 +118,9 @@ async def serve(parts: Parts) -> None:
             agents.start("node", _work_for_cluster(parts, engine, tracer), eternal=True)
         if notifier.watchdog_s is not None:
             tasks.start("watchdog", _feed_watchdog(notifier, notifier.watchdog_s), eternal=True)
+        if parts.load is not None:
+            reloader = Reloader(parts.load, settings, engine, notifier, tracer)
+            tasks.start("reload", reloader.run(parts.reload), eternal=True)
         tracer.step("daemon.ready", socket=str(settings.socket))
         notifier.ready(f"listening on {settings.socket}")
         down.callback(engine.sessions.refuse)
@@ -129,15 +140,17 @@ async def _running(engine: Engine) -> AsyncIterator[Engine]:
 
 
 @contextlib.contextmanager
-def _stopping_on(parts: Parts) -> Iterator[None]:
-    """A signal sets `stop`, also while the daemon still starts."""
+def _heeding_signals(parts: Parts) -> Iterator[None]:
+    """A signal sets `stop` or `reload`, also while the daemon still starts."""
     loop = asyncio.get_running_loop()
-    for number in parts.stop_on:
-        loop.add_signal_handler(number, parts.stop.set)
+    events = dict.fromkeys(parts.stop_on, parts.stop)
+    events |= dict.fromkeys(parts.reload_on, parts.reload)
+    for number, event in events.items():
+        loop.add_signal_handler(number, event.set)
     try:
         yield
     finally:
-        for number in parts.stop_on:
+        for number in events:
             loop.remove_signal_handler(number)
 
 
@@ -388,13 +401,17 @@ _MAKERS: Final[dict[str, MakeVmm]] = {
 }
 
 
-def run(settings: Settings, environ: Mapping[str, str]) -> None:
-    """The daemon of the command line. Raises: SnapStartError."""
+def run(settings: Settings, environ: Mapping[str, str], load: Load) -> None:
+    """The daemon of the command line, which reads its settings again at SIGHUP.
+
+    Raises: SnapStartError.
+    """
     import uvloop
 
     from agentd import native
 
     async def main() -> None:
-        await serve(Parts(settings, environ, make_vmm, native.copy_memory))
+        parts = Parts(settings, environ, make_vmm, native.copy_memory, load=load, reload_on=_RELOAD)
+        await serve(parts)
 
     uvloop.run(main())

@@ -9,7 +9,7 @@ from typing import Any, Final, TextIO
 import structlog
 
 # Steps that every session repeats; an operator asks for them by level debug.
-_WARNING_SUFFIXES: Final = (".failed", ".lost", ".refused", ".ended_early")
+_WARNING_SUFFIXES: Final = (".failed", ".lost", ".refused", ".ended_early", ".needs_restart")
 _INFO_EVENTS: Final = (
     "daemon.", "template.", "adoption.", "session.ready", "session.ended", "pager.", "working_set.",
 )  # fmt: skip

@@ -21,6 +21,10 @@ class Notifier:
         """Every socket listens."""
         self._send(f"READY=1\nSTATUS={status}")
 
+    def reloading(self, monotonic_usec: int) -> None:
+        """A reload has begun; `ready` ends it."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={monotonic_usec}\nSTATUS=reloading")
+
     def stopping(self) -> None:
         """The way down has begun."""
         self._send("STOPPING=1\nSTATUS=stopping")

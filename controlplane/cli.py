@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -11,10 +12,17 @@ import click
 
 from controlplane.errors import ConfigError, ControlPlaneError
 from controlplane.log import configure_logging
-from controlplane.settings import describe, load_settings
+from controlplane.settings import Settings, load_settings, read_settings
+from snapstart_settings import Problem, example_toml, show_json, show_toml, tell
 
 _DEFAULT_CONFIG: Final = Path("/etc/snapstart/controlplane.toml")
 _CONFIG_EXIT: Final = 11  # as agentd's for a setting that the operator has to change
+
+_EXAMPLE_HEAD: Final = """\
+Settings of snapstart-controlplane, all of them, commented out with their defaults. Made by
+`snapstart-controlplane config example`. To be /etc/snapstart/controlplane.toml.
+Remove the # before a setting to change it. Times are in seconds.
+"""
 
 _config = click.option(
     "--config",
@@ -48,12 +56,24 @@ def config() -> None:
 
 @config.command()
 @_config
-def check(file: Path | None) -> None:
-    """Validate the settings; print those in force."""
-    for group, fields in describe(load_settings(_choose_file(file), os.environ)).items():
-        click.echo(f"[{group}]")
-        for name, value in fields.items():
-            click.echo(f"{name} = {_shown(value)}")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, also with problems.")
+def check(file: Path | None, as_json: bool) -> None:
+    """Validate the settings; print those in force, and where each comes from."""
+    reading = read_settings(_choose_file(file), os.environ).adding(*_store_problems())
+    if as_json:
+        click.echo(show_json(reading))
+    elif not reading.problems:
+        click.echo(show_toml(reading), nl=False)
+    for problem in reading.problems:
+        click.echo(f"snapstart-controlplane: {tell(problem)}", err=True)
+    if reading.problems:
+        sys.exit(_CONFIG_EXIT)
+
+
+@config.command()
+def example() -> None:
+    """Print every setting with its default, commented out: the start of a file of your own."""
+    click.echo(example_toml(Settings, _EXAMPLE_HEAD), nl=False)
 
 
 def main() -> None:
@@ -65,21 +85,20 @@ def main() -> None:
         sys.exit(_CONFIG_EXIT if isinstance(exc, ConfigError) else 1)
 
 
+def _store_problems() -> Iterator[Problem]:
+    """The artifact store is chosen by variables of its own; nothing is connected to."""
+    from controlplane.store.config import choose_endpoint
+
+    try:
+        choose_endpoint(os.environ)
+    except ConfigError as exc:
+        yield Problem("", "the environment", exc.message, exc.hint)
+
+
 def _choose_file(file: Path | None) -> Path | None:
     if file is not None:
         return file
     return _DEFAULT_CONFIG if _DEFAULT_CONFIG.exists() else None
-
-
-def _shown(value: object) -> str:
-    """As TOML."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int | float):
-        return str(value)
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(_shown(one) for one in value)}]"
-    return f'"{value or ""}"'
 
 
 if __name__ == "__main__":

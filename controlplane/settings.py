@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
-
-import msgspec
+from typing import Final
 
 from controlplane.errors import ConfigError
+from snapstart_settings import Finding, Group, Reading, Source, describe, read, tell
+
+__all__ = ["Settings", "describe", "load_settings", "read_settings"]
 
 # SNAPSTART_CONTROLPLANE_<GROUP>__<FIELD> overrides the file. The store's own variables
 # (STORE_TYPE, REDIS_ADDR, VALKEY_ADDR and so on) are read by controlplane.store.config.
 ENV_PREFIX: Final = "SNAPSTART_CONTROLPLANE_"
-_SEPARATOR: Final = "__"
 _HINT: Final = "run `snapstart-controlplane config check` to see every setting"
 
 
-class _Group(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of one subject: a misspelt key is refused, never ignored."""
-
-
-class Program(_Group, frozen=True):
+class Program(Group, frozen=True):
     """Who this program is."""
 
     # Where its own Secret and Leases are; POD_NAMESPACE, if that is set.
@@ -33,30 +28,36 @@ class Program(_Group, frozen=True):
     users: tuple[str, ...] = ("system:serviceaccount:agentcube-system:snapstart-controlplane",)
 
 
-class Kube(_Group, frozen=True):
+class Kube(Group, frozen=True):
     """The API server. Both empty: $KUBECONFIG, else the service account, else ~/.kube/config."""
 
+    # Path; empty takes $KUBECONFIG, else the service account of a Pod, else ~/.kube/config.
     kubeconfig: str = ""
+    # Of the kubeconfig; empty takes its current one.
     context: str = ""
 
 
-class Leader(_Group, frozen=True):
+class Leader(Group, frozen=True):
     """One replica of many runs the controllers; seconds as in LeaseTiming."""
 
+    # Name of the Lease.
     lease: str = "snapstart-controlplane"
+    # Others may lead so long after the last renewal.
     duration_s: int = 15
+    # A leader that cannot renew stops after this.
     deadline_s: float = 10.0
+    # Between renewals, or attempts.
     retry_s: float = 2.0
 
 
-class Store(_Group, frozen=True):
+class Store(Group, frozen=True):
     """The artifact store, if it is none of the environment's."""
 
     # A file, for a control plane of one machine.
     sqlite_path: Path | None = None
 
 
-class Snapshots(_Group, frozen=True):
+class Snapshots(Group, frozen=True):
     """What of the snapshot controller's numbers an operator may want otherwise; seconds."""
 
     # From the record of a build attempt to its end; above the agents' own 10 min for one create.
@@ -73,20 +74,23 @@ class Snapshots(_Group, frozen=True):
     build_annotation_prefixes: tuple[str, ...] = ()
 
 
-class Templates(_Group, frozen=True):
+class Templates(Group, frozen=True):
     """The CodeInterpreter to SandboxTemplate controller."""
 
+    # Keep a SandboxTemplate for each CodeInterpreter.
     enabled: bool = True
     # Of AgentCube's router, whose public key templates carry. Empty: program.namespace.
     router_namespace: str = ""
 
 
-class Webhooks(_Group, frozen=True):
+class Webhooks(Group, frozen=True):
     """Admission, and the HTTP endpoint for restore intents."""
 
+    # Off: sessions start cold.
     enabled: bool = True
     # Empty: all addresses.
     host: str = ""
+    # With TLS.
     port: int = 8443
     # The Service that API servers call; names in the certificate derive from it.
     service: str = "snapstart-controlplane"
@@ -104,14 +108,16 @@ class Webhooks(_Group, frozen=True):
     intent_audience: str = ""
 
 
-class Http(_Group, frozen=True):
+class Http(Group, frozen=True):
     """Health and metrics, without TLS, without secrets."""
 
+    # Empty: all addresses.
     host: str = ""
+    # Without TLS.
     port: int = 8080
 
 
-class Log(_Group, frozen=True):
+class Log(Group, frozen=True):
     """What is written to standard error."""
 
     # debug, info, warning or error.
@@ -120,7 +126,7 @@ class Log(_Group, frozen=True):
     format: str = "json"
 
 
-class Settings(_Group, frozen=True):
+class Settings(Group, frozen=True):
     """Everything an operator may decide. Nothing in here is secret."""
 
     program: Program = Program()
@@ -134,90 +140,40 @@ class Settings(_Group, frozen=True):
     log: Log = Log()
 
 
-def load_settings(file: Path | None, environ: Mapping[str, str]) -> Settings:
-    """Read, complete, validate the settings.
+def read_settings(file: Path | None, environ: Mapping[str, str]) -> Reading[Settings]:
+    """Read, complete, check the settings; what is wrong with them is returned.
 
-    Args: file: TOML, None for defaults alone. environ: overrides; POD_NAMESPACE, POD_NAME fill in.
-    Lists are comma-separated there.
-    Raises: ConfigError naming the file or the variable, with the key.
+    Args: file: TOML, None for defaults alone. environ: overrides; POD_NAMESPACE, POD_NAME fill in
+    for what is not set. Lists are comma-separated there.
     """
-    raw = {} if file is None else _read_toml(file)
-    where = "the defaults" if file is None else str(file)
-    _convert(raw, where, strict=True)
-    merged = _merged(_from_pod(environ), raw, _overrides(environ))
-    settings = _convert(merged, f"{where} with the environment", strict=False)
-    _check(settings)
-    return settings
+    fallbacks = {"program.namespace": "POD_NAMESPACE", "program.identity": "POD_NAME"}
+    source = Source(Settings, ENV_PREFIX, _HINT, fallbacks=fallbacks)
+    reading = read(source, file, environ)
+    return reading.checked(_check(reading.settings))
 
 
-def describe(settings: Settings) -> dict[str, Any]:
-    """The settings in force, as plain values for a log line or a terminal."""
-    built: dict[str, Any] = msgspec.to_builtins(settings, enc_hook=str)
-    return built
+def load_settings(file: Path | None, environ: Mapping[str, str]) -> Settings:
+    """The settings, if they can be used.
+
+    Raises: ConfigError with every problem: the file or the variable, the key, what to do.
+    """
+    reading = read_settings(file, environ)
+    if reading.problems:
+        raise ConfigError("; ".join(map(tell, reading.problems)))
+    return reading.settings
 
 
-def _read_toml(file: Path) -> dict[str, Any]:
-    try:
-        with file.open("rb") as stream:
-            return tomllib.load(stream)
-    except OSError as exc:
-        raise ConfigError(f"read {file}: {exc.strerror}", hint="name another file") from exc
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"read {file}: it is not TOML: {exc}", hint="correct it") from exc
-
-
-def _from_pod(environ: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    found = {"namespace": environ.get("POD_NAMESPACE"), "identity": environ.get("POD_NAME")}
-    return {"program": {name: value for name, value in found.items() if value}}
-
-
-def _overrides(environ: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
-    for name, value in sorted(environ.items()):
-        if not name.startswith(ENV_PREFIX) or _SEPARATOR not in name:
-            continue
-        group, _, field = name.removeprefix(ENV_PREFIX).lower().partition(_SEPARATOR)
-        known = getattr(Settings(), group, None) if group in Settings.__struct_fields__ else None
-        if known is None or field not in known.__struct_fields__:
-            raise ConfigError(f"environment variable {name}: there is no such setting", hint=_HINT)
-        is_list = isinstance(getattr(known, field), tuple)
-        found.setdefault(group, {})[field] = _split(value) if is_list else value
-    return found
-
-
-def _split(value: str) -> list[str]:
-    return [part.strip() for part in value.split(",") if part.strip()]
-
-
-def _merged(*layers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    groups = {group for layer in layers for group in layer}
-    return {
-        group: {key: value for layer in layers for key, value in layer.get(group, {}).items()}
-        for group in groups
-    }
-
-
-def _convert(raw: Mapping[str, Any], where: str, *, strict: bool) -> Settings:
-    try:
-        return msgspec.convert(dict(raw), Settings, strict=strict, dec_hook=_decode_path)
-    except msgspec.ValidationError as exc:
-        raise ConfigError(f"read the settings from {where}: {exc}", hint=_HINT) from exc
-
-
-def _decode_path(kind: type, value: object) -> object:
-    if kind is Path and isinstance(value, str) and value:
-        return Path(value)
-    raise ValueError(f"Expected a path, got {value!r}")
-
-
-def _check(settings: Settings) -> None:
+def _check(settings: Settings) -> Iterator[Finding]:
     leader = settings.leader
     if not 0 < leader.retry_s < leader.deadline_s < leader.duration_s:
-        raise ConfigError("leader: retry_s < deadline_s < duration_s does not hold", hint=_HINT)
+        keys = ("leader.duration_s", "leader.deadline_s", "leader.retry_s")
+        yield Finding(keys, "leader: retry_s < deadline_s < duration_s does not hold", _HINT)
     for name in ("build_s", "node_grace_s", "retired_grace_s", "deletion_grace_s"):
         if getattr(settings.snapshots, name) < 0:
-            raise ConfigError(f"snapshots.{name} is negative", hint=_HINT)
-    if settings.log.level not in ("debug", "info", "warning", "error"):
-        raise ConfigError(f"log.level is {settings.log.level!r}", hint=_HINT)
-    if settings.log.format not in ("json", "text"):
-        raise ConfigError(f"log.format is {settings.log.format!r}", hint=_HINT)
+            yield Finding((f"snapshots.{name}",), f"snapshots.{name} is negative", "give seconds")
+    log = settings.log
+    if log.level not in ("debug", "info", "warning", "error"):
+        hint = "use one of debug, info, warning, error"
+        yield Finding(("log.level",), f"log.level is {log.level!r}", hint)
+    if log.format not in ("json", "text"):
+        yield Finding(("log.format",), f"log.format is {log.format!r}", "use one of json, text")

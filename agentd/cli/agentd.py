@@ -10,8 +10,9 @@ from typing import Final
 import click
 
 from agentd import __version__
-from agentd.errors import SnapStartError
-from agentd.settings import Settings, describe, load_settings
+from agentd.errors import ErrorCode, SnapStartError
+from agentd.settings import Settings, example_env_file, example_file, load_settings, read_settings
+from snapstart_settings import show_json, show_toml, tell
 
 _DEFAULT_CONFIG: Final = Path("/etc/snapstart/agentd.toml")
 
@@ -43,7 +44,10 @@ def serve(
     accel: str | None,
     warm: int | None,
 ) -> None:
-    """Serve until SIGTERM; sessions run on and are adopted by the next `agentd serve`."""
+    """Serve until SIGTERM; sessions run on and are adopted by the next `agentd serve`.
+
+    SIGHUP reads the settings again.
+    """
     options = {
         "SNAPSTART_PATHS__DATA_DIR": data_dir and data_dir.absolute(),
         "SNAPSTART_PATHS__RUN_DIR": run_dir and run_dir.absolute(),
@@ -51,10 +55,14 @@ def serve(
         "SNAPSTART_WARM__COUNT": warm,
     }
     given = {name: str(value) for name, value in options.items() if value is not None}
-    settings = load_settings(_choose_file(file), {**os.environ, **given})
+
+    def load() -> Settings:
+        return load_settings(_choose_file(file), {**os.environ, **given})
+
+    settings = load()
     from agentd.daemon import run
 
-    run(settings, os.environ)
+    run(settings, os.environ, load)
 
 
 @root.group()
@@ -64,14 +72,25 @@ def config() -> None:
 
 @config.command()
 @_config
-def check(file: Path | None) -> None:
-    """Validate the settings; print those in force."""
-    settings: Settings = load_settings(_choose_file(file), os.environ)
-    for group, fields in describe(settings).items():
-        click.echo(f"[{group}]")
-        for name, value in fields.items():
-            shown = value if isinstance(value, int | float) else f'"{value or ""}"'
-            click.echo(f"{name} = {shown}")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, also with problems.")
+def check(file: Path | None, as_json: bool) -> None:
+    """Validate the settings; print those in force, and where each comes from."""
+    reading = read_settings(_choose_file(file), os.environ)
+    if as_json:
+        click.echo(show_json(reading))
+    elif not reading.problems:
+        click.echo(show_toml(reading), nl=False)
+    for problem in reading.problems:
+        click.echo(f"agentd: {tell(problem)}", err=True)
+    if reading.problems:
+        sys.exit(ErrorCode.CONFIG_INVALID.exit_code)
+
+
+@config.command()
+@click.option("--env", "is_env", is_flag=True, help="As variables, for systemd's EnvironmentFile.")
+def example(is_env: bool) -> None:
+    """Print every setting with its default, commented out: the start of a file of your own."""
+    click.echo(example_env_file() if is_env else example_file(), nl=False)
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from agentd.engine.threads import in_thread
 from agentd.engine.trace import Tracer
 from agentd.errors import ErrorCode, PeerError
 from agentd.image import Image, load_image
-from agentd.settings import Deadlines
+from agentd.settings import LiveSettings
 from agentd.store.loaded import LoadedTemplate
 from agentd.store.progress import Progress, Steps
 from agentd.store.seal import SealRequest
@@ -92,15 +92,13 @@ class Builder:
         vmm: Vmm,
         machines: Machines,
         store: TemplateStore,
-        image_cache_dir: Path,
-        deadlines: Deadlines,
+        settings: LiveSettings,
         tracer: Tracer,
     ) -> None:
         self._vmm = vmm
         self._machines = machines
         self._store = store
-        self._image_cache_dir = image_cache_dir
-        self._deadlines = deadlines
+        self._settings = settings
         self._tracer = tracer
 
     async def build(self, order: BuildOrder, on_stage: OnStage) -> Built:
@@ -151,14 +149,14 @@ class Builder:
         return Built(loaded, stages.times_ms)
 
     def _open_image(self, path_or_key: str) -> Image:
-        image = load_image(path_or_key, self._image_cache_dir)
+        image = load_image(path_or_key, self._settings.image_cache_dir)
         image.verify_digests()
         return image
 
     async def _warm(self, vm: Vm, stages: _Stages) -> GuestChannel:
         """Wait until the guest answers, which it does once it is warm; take its baseline."""
         stages.enter("warm")
-        deadline_s = self._deadlines.warm_s
+        deadline_s = self._settings.deadlines.warm_s
         connecting = GuestChannel.connect(
             vm.channel_path, deadline_s=deadline_s, prelude=vm.channel_prelude
         )
@@ -166,7 +164,7 @@ class Builder:
         try:
             stages.enter("baseline")
             async with _explained(vm):
-                await take_baseline(channel, deadline_s=self._deadlines.call_s)
+                await take_baseline(channel, deadline_s=self._settings.deadlines.call_s)
         except BaseException:
             await channel.close()
             raise
@@ -178,10 +176,14 @@ class Builder:
         try:
             stages.enter("verdict")
             async with _explained(vm):
-                status = await _fetch_clean_status(vm, held.channel, self._deadlines.call_s)
+                status = await _fetch_clean_status(
+                    vm, held.channel, self._settings.deadlines.call_s
+                )
             await held.channel.close()
             stages.enter("checkpoint")
-            frozen = await self._vmm.checkpoint(vm, deadline_s=self._deadlines.checkpoint_s)
+            frozen = await self._vmm.checkpoint(
+                vm, deadline_s=self._settings.deadlines.checkpoint_s
+            )
             await self._machines.end(vm_id, vm, None, "frozen")
         except BaseException:
             if frozen is not None:
@@ -205,7 +207,7 @@ class Builder:
             manifest = self._store.seal(request, steps)
             return self._store.adopt_memfds(manifest, frozen.memory_fd, frozen.state_fd)
 
-        async with asyncio.timeout(self._deadlines.seal_s):
+        async with asyncio.timeout(self._settings.deadlines.seal_s):
             return await in_thread(work, lambda _sealed: self._store.remove(order.name))
 
 

@@ -34,7 +34,7 @@ from agentd.engine.tasks import Tasks
 from agentd.engine.templates import Templates
 from agentd.engine.trace import Tracer
 from agentd.engine.usage import available_memory_bytes, total_memory_bytes
-from agentd.settings import Settings
+from agentd.settings import LiveSettings, Settings
 from agentd.store.templates import TemplateStore
 from agentd.vmm.vmm import Vmm
 
@@ -64,12 +64,14 @@ class Engine:
     def __init__(self, outside: Outside) -> None:
         settings, tracer = outside.settings, outside.tracer
         self._outside = outside
+        self.settings = live = LiveSettings(settings)
         self._vms_dir = settings.run_dir / "vms"
         make_private_dir(settings.run_dir, "paths.run_dir", 0o755)
         make_private_dir(self._vms_dir, "paths.run_dir", 0o711)
         self._boot_id = read_boot_id()
         self._journal, self._found = Journal.open(settings.run_dir / "journal", self._boot_id)
         self._forgotten: list[str] = []
+        self._is_parking = False
         self._loop = asyncio.get_running_loop()
         self.records = Records(settings.data_dir / "history.db", self._on_records_error)
         self.tasks = Tasks(tracer)
@@ -79,8 +81,7 @@ class Engine:
             outside.vmm,
             self.machines,
             outside.store,
-            settings.image_cache_dir,
-            settings.deadlines,
+            live,
             tracer,
         )
         self.templates = Templates(
@@ -92,15 +93,13 @@ class Engine:
             self.records,
             self._vm_tasks,
             tracer,
-            settings,
+            live,
             outside.now_s,
             lambda: self.parking.nudge(),
         )
         self.held = HeldBuilds(builder, self.machines, self.templates, self._vm_tasks, tracer)
-        starter = Starter(outside.vmm, self.machines, self.templates, settings)
-        self.parking = Parking(
-            starter, self.machines, self.templates, tracer, settings, new_session_id
-        )
+        starter = Starter(outside.vmm, self.machines, self.templates, live)
+        self.parking = Parking(starter, self.machines, self.templates, tracer, live, new_session_id)
         self.sessions = Sessions(
             starter,
             self.machines,
@@ -109,23 +108,17 @@ class Engine:
             self.records,
             self._vm_tasks,
             tracer,
-            settings,
+            live,
             clock=self._loop,
             now_s=outside.now_s,
         )
 
     def _make_machines(self) -> Machines:
         settings = self._outside.settings
-        admission = settings.admission
         return Machines(
             self._journal,
             self._vms_dir,
-            NodeLimits(
-                admission.memory_bytes or int(total_memory_bytes() * _BUDGET_SHARE),
-                admission.host_reserve_bytes,
-                admission.max_sessions,
-                admission.queued_forks,
-            ),
+            _limits_of(settings),
             self._outside.tracer,
             concurrent=settings.concurrent_forks,
             template_bytes=lambda: self.templates.loaded_bytes,
@@ -151,7 +144,18 @@ class Engine:
         await self._restore_templates(self._found, actions)
         await self._perform(actions)
         self.tasks.start("stray-sweep", self._sweep())
-        if self._outside.settings.warm.count:
+        self._park_if_wanted()
+
+    def apply(self, settings: Settings) -> None:
+        """Go on with other settings; what runs keeps what it was given."""
+        self.settings.now = settings
+        self.machines.limits = _limits_of(settings)
+        self._park_if_wanted()
+        self.parking.nudge()
+
+    def _park_if_wanted(self) -> None:
+        if self.settings.warm.count and not self._is_parking:
+            self._is_parking = True
             self.tasks.start("parking", self.parking.run(), eternal=True)
 
     async def _restore_templates(self, state: JournalState, actions: list[Action]) -> None:
@@ -233,3 +237,13 @@ class Engine:
         self._loop.call_soon_threadsafe(
             lambda: self._outside.tracer.step("records.failed", error=words)
         )
+
+
+def _limits_of(settings: Settings) -> NodeLimits:
+    admission = settings.admission
+    return NodeLimits(
+        admission.memory_bytes or int(total_memory_bytes() * _BUDGET_SHARE),
+        admission.host_reserve_bytes,
+        admission.max_sessions,
+        admission.queued_forks,
+    )

@@ -58,7 +58,7 @@ class Machines:
     ) -> None:
         self._journal = journal
         self._run_dir = run_dir
-        self._limits = limits
+        self.limits = limits
         self._tracer = tracer
         self._template_bytes = template_bytes
         self._available_bytes = available_bytes
@@ -71,18 +71,13 @@ class Machines:
         """The sum of all promises."""
         return sum(need.memory_bytes for need in self._promises.values())
 
-    @property
-    def limits(self) -> NodeLimits:
-        """What there is."""
-        return self._limits
-
     def is_known(self, vm_id: str) -> bool:
         """True from before a machine starts until all of it is gone."""
         return vm_id in self._journal.state.vms
 
     def promise(self, vm_id: str, need: Need, *, force: bool = False) -> None:
         """Set memory aside for a machine. force: it runs already. Raises: TransientError."""
-        refusal = None if force else choose_admission(need, self._load(), self._limits)
+        refusal = None if force else choose_admission(need, self._load(), self.limits)
         if refusal is not None:
             self._tracer.step("machine.refused", vm=vm_id, code=refusal.code.value)
             raise refusal.error()
@@ -91,7 +86,7 @@ class Machines:
     @property
     def has_session_room(self) -> bool:
         """False when the limit of live sessions is reached."""
-        return self._sessions() < self._limits.max_sessions
+        return self._sessions() < self.limits.max_sessions
 
     def withdraw(self, vm_id: str) -> None:
         """Give a promise back. Idempotent."""

@@ -24,7 +24,7 @@ from agentd.engine.starter import Order, Starter
 from agentd.engine.templates import Templates
 from agentd.engine.trace import Tracer
 from agentd.errors import SnapStartError
-from agentd.settings import Settings
+from agentd.settings import LiveSettings
 from agentd.units import MIB
 from agentd.warmfork.execution import collect_execution, execute
 from agentd.warmfork.services import restart_interpreter, within
@@ -53,7 +53,7 @@ class Parking:
         machines: Machines,
         templates: Templates,
         tracer: Tracer,
-        settings: Settings,
+        settings: LiveSettings,
         new_id: Callable[[], str],
     ) -> None:
         self._starter = starter

@@ -36,7 +36,7 @@ from agentd.engine.template import Template
 from agentd.engine.templates import Templates
 from agentd.engine.trace import Tracer
 from agentd.errors import ErrorCode, PeerError, SnapStartError, TransientError, UsageError
-from agentd.settings import Settings
+from agentd.settings import LiveSettings
 from agentd.vmm.vmm import Vm
 from agentd.warmfork.channel import GuestChannel
 from agentd.wire.api import CreateSession, SessionMode, SessionState
@@ -60,7 +60,7 @@ class Sessions:
         records: Records,
         tasks: Tasks,
         tracer: Tracer,
-        settings: Settings,
+        settings: LiveSettings,
         *,
         clock: Clock,
         now_s: Callable[[], float],

@@ -18,7 +18,7 @@ from agentd.engine.session import Ready
 from agentd.engine.template import Template
 from agentd.engine.templates import Templates
 from agentd.image import load_image
-from agentd.settings import Settings
+from agentd.settings import LiveSettings
 from agentd.units import MIB
 from agentd.vmm.vmm import ForkSpec, Started, Vmm
 from agentd.warmfork.prepare import encode_prepare, new_identity
@@ -58,7 +58,7 @@ class Starter:
     """Forks templates, or boots their images cold."""
 
     def __init__(
-        self, vmm: Vmm, machines: Machines, templates: Templates, settings: Settings
+        self, vmm: Vmm, machines: Machines, templates: Templates, settings: LiveSettings
     ) -> None:
         self._vmm = vmm
         self._machines = machines

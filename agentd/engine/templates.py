@@ -43,7 +43,7 @@ from agentd.errors import (
     TransientError,
     UsageError,
 )
-from agentd.settings import Settings
+from agentd.settings import LiveSettings
 from agentd.store.compatibility import classify_compatibility
 from agentd.store.load import Verified
 from agentd.store.loaded import LoadedTemplate
@@ -77,7 +77,7 @@ class Templates:
         records: Records,
         tasks: Tasks,
         tracer: Tracer,
-        settings: Settings,
+        settings: LiveSettings,
         now_s: Callable[[], float],
         on_change: Callable[[], None],
     ) -> None:

@@ -15,13 +15,13 @@ from agentd.http.routes import Handle, Route
 from agentd.http.sessions_api import SessionsApi
 from agentd.metrics import Metrics
 from agentd.pager.client import PagerClient
-from agentd.settings import Settings
+from agentd.settings import LiveSettings
 from agentd.wire.manifest import VmmFacts
 
 
 def make_app(
     engine: Engine,
-    settings: Settings,
+    settings: LiveSettings,
     metrics: Metrics,
     facts: VmmFacts,
     pager: PagerClient | None = None,

@@ -19,7 +19,7 @@ from agentd.http.routes import Route
 from agentd.http.views import view_template, view_verification
 from agentd.metrics import CONTENT_TYPE, Metrics
 from agentd.pager.client import PagerClient
-from agentd.settings import Settings
+from agentd.settings import LiveSettings
 from agentd.wire import api
 from agentd.wire.manifest import VmmFacts
 from agentd.wire.pager import Stats
@@ -36,7 +36,7 @@ class NodeApi:
     def __init__(
         self,
         engine: Engine,
-        settings: Settings,
+        settings: LiveSettings,
         metrics: Metrics,
         facts: VmmFacts,
         pager: PagerClient | None,

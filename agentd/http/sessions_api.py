@@ -17,7 +17,7 @@ from agentd.http.codec import encode, read_body, reply
 from agentd.http.relay import pass_on
 from agentd.http.routes import Route
 from agentd.http.views import view_session
-from agentd.settings import Settings
+from agentd.settings import LiveSettings
 from agentd.units import MIB
 from agentd.warmfork import files, services
 from agentd.warmfork.execution import collect_execution, execute
@@ -36,11 +36,14 @@ _TRANSFER_BYTES_PER_S = MIB  # slower than that for transfer_s on end is stuck
 class SessionsApi:
     """Handlers for sessions, with what runs in them."""
 
-    def __init__(self, engine: Engine, settings: Settings) -> None:
+    def __init__(self, engine: Engine, settings: LiveSettings) -> None:
         self._engine = engine
         self._sessions = engine.sessions
         self._settings = settings
-        self._call_s = settings.deadlines.call_s
+
+    @property
+    def _call_s(self) -> float:
+        return self._settings.deadlines.call_s
 
     def routes(self) -> list[Route]:
         """What is served here."""

@@ -223,8 +223,6 @@ class NodeAgent:
             sandboxes=work.place.sandboxes,
             images=settings.node.images,
             image_cache_dir=settings.image_cache_dir,
-            cold_s=settings.deadlines.cold_s,
-            fork_s=settings.deadlines.fork_s,
             now=self._outside.now,
         )
 

@@ -232,7 +232,9 @@ class PodRunner:
         template = self._host.engine.templates.require_ready(fork.key)
         image_id = template.image.rpartition("/")[2]
         origin = Origin(names.FROM_SNAPSHOT)
-        wish = self._wish(fork.key, env, origin, image_id, self._host.fork_s)
+        wish = self._wish(
+            fork.key, env, origin, image_id, self._host.engine.settings.deadlines.fork_s
+        )
         self._session = await self._host.engine.sessions.start(wish)
         self._tell_origin(origin, f"restored from snapshot {fork.key}")
         self._show_ready(wish.id, image_id, self._session.facts.created_at_s)
@@ -244,7 +246,9 @@ class PodRunner:
             return
         source = ImageSource(str(image.directory), self._shape())
         origin = Origin(names.FROM_IMAGE, cold.reason, cold.message)
-        wish = self._wish(source, env, origin, image.key, self._host.cold_s)
+        wish = self._wish(
+            source, env, origin, image.key, self._host.engine.settings.deadlines.cold_s
+        )
         self._session = await self._host.engine.sessions.start(wish)
         self._tell_origin(origin, f"started cold ({cold.reason}): {cold.message}")
         self._show_ready(wish.id, image.key, self._session.facts.created_at_s)

@@ -46,8 +46,6 @@ class PodHost:
     sandboxes: Resource
     images: Mapping[str, str]
     image_cache_dir: Path
-    cold_s: float
-    fork_s: float
     now: Callable[[], datetime]
 
 

@@ -1,6 +1,7 @@
 """What an operator may decide: read once, checked whole, frozen."""
 
 from agentd.settings.cluster_groups import Kuasar, Node, Proxy
+from agentd.settings.examples import example_env_file, example_file
 from agentd.settings.groups import (
     MONITORS,
     Admission,
@@ -15,17 +16,21 @@ from agentd.settings.groups import (
     Stop,
     Warm,
 )
-from agentd.settings.reading import ENV_PREFIX, describe, load_settings
+from agentd.settings.live import RELOADABLE, LiveSettings, Reload, plan_reload
+from agentd.settings.reading import ENV_PREFIX, load_settings, read_settings
 from agentd.settings.whole import Settings
+from snapstart_settings import describe
 
 __all__ = [
     "ENV_PREFIX",
     "MONITORS",
+    "RELOADABLE",
     "Admission",
     "Api",
     "Deadlines",
     "Kuasar",
     "Lifetime",
+    "LiveSettings",
     "Log",
     "Machines",
     "Monitor",
@@ -33,9 +38,14 @@ __all__ = [
     "Pager",
     "Paths",
     "Proxy",
+    "Reload",
     "Settings",
     "Stop",
     "Warm",
     "describe",
+    "example_env_file",
+    "example_file",
     "load_settings",
+    "plan_reload",
+    "read_settings",
 ]

@@ -1,136 +1,163 @@
-"""Refuse settings that cannot be, before anything is begun with them."""
+"""Find what cannot be in settings, before anything is begun with them."""
 
 from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from agentd.settings.cluster_groups import Node
-from agentd.settings.groups import MONITORS
-from agentd.settings.problems import invalid
+from agentd.settings.cluster_groups import Kuasar, Node, Proxy
+from agentd.settings.groups import MONITORS, Lifetime, Pager
 from agentd.settings.whole import Settings
+from snapstart_settings import Finding
+from snapstart_settings.group import values
 
 _SOCKET_PATH_BYTES: Final = 107  # unix(7): sun_path without its terminating NUL
 _VM_PATH_TAIL: Final = len("/vms/s-0123456789abcdef/vm/channel.sock")
 _MOST_READERS: Final = 64
 _MOST_RECORDS: Final = 64
+_CHOICES: Final = {
+    "monitor.kind": MONITORS,
+    "monitor.accel": ("auto", "kvm", "tcg"),
+    "log.level": ("debug", "info", "warning", "error"),
+    "log.format": ("json", "text"),
+    "pager.enabled": ("auto", "off"),
+}
+
+Findings = Iterator[Finding]
 
 
-def check(settings: Settings, where: str) -> None:
-    """Raises: ConfigError naming what cannot be."""
-    for path in (settings.data_dir, settings.run_dir, settings.image_cache_dir, settings.socket):
+def check(settings: Settings, environ: Mapping[str, str]) -> Findings:
+    """What an operator has to change; nothing outside the settings is looked at."""
+    yield from _check_paths(settings)
+    for key, allowed in _CHOICES.items():
+        group, _, field = key.partition(".")
+        value: str = getattr(getattr(settings, group), field)
+        if value not in allowed:
+            yield Finding((key,), f"{key} is {value!r}", f"use one of {', '.join(allowed)}")
+    yield from _check_mode(settings.api.socket_mode)
+    yield from _check_node(settings.node)
+    yield from _check_kuasar(settings.kuasar, settings.node)
+    yield from _check_proxy(settings, environ)
+    yield from _check_pager(settings.pager)
+    yield from _check_numbers(settings)
+    yield from _check_lifetime(settings.lifetime)
+
+
+def _check_paths(settings: Settings) -> Findings:
+    named = {
+        "paths.data_dir": settings.data_dir,
+        "paths.run_dir": settings.run_dir,
+        "paths.image_cache_dir": settings.image_cache_dir,
+        "api.socket": settings.socket,
+    }
+    for key, path in named.items():
         if not path.is_absolute():
-            raise invalid(where, f"path {str(path)!r} is not absolute", "give a full path")
-    for path in (settings.socket, Path(f"{settings.run_dir}{'x' * _VM_PATH_TAIL}")):
+            yield Finding((key,), f"{key} {str(path)!r} is not absolute", "give a full path")
+    longest = {
+        "api.socket": settings.socket,
+        "paths.run_dir": Path(f"{settings.run_dir}{'x' * _VM_PATH_TAIL}"),
+    }
+    for key, path in longest.items():
         if len(os.fsencode(path)) > _SOCKET_PATH_BYTES:
-            raise invalid(
-                where,
-                f"a socket below {str(path.parent)!r} would exceed {_SOCKET_PATH_BYTES} bytes",
-                "choose a shorter paths.run_dir",
-            )
-    _check_choice(where, "monitor.kind", settings.monitor.kind, MONITORS)
-    _check_choice(where, "monitor.accel", settings.monitor.accel, ("auto", "kvm", "tcg"))
-    _check_choice(where, "log.level", settings.log.level, ("debug", "info", "warning", "error"))
-    _check_choice(where, "log.format", settings.log.format, ("json", "text"))
-    _check_mode(where, settings.api.socket_mode)
-    _check_node(where, settings.node)
-    _check_kuasar(where, settings)
-    _check_pager(where, settings)
-    _check_numbers(settings, where)
+            what = f"a socket below {str(path.parent)!r} would exceed {_SOCKET_PATH_BYTES} bytes"
+            yield Finding((key, "paths.run_dir"), what, "choose a shorter paths.run_dir")
 
 
-def _check_choice(where: str, key: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise invalid(where, f"{key} is {value!r}", f"use one of {', '.join(allowed)}")
-
-
-def _check_node(where: str, node: Node) -> None:
+def _check_node(node: Node) -> Findings:
     if not node.enabled:
         return
     if not node.name:
-        raise invalid(where, "node.enabled without node.name", "set it, or $NODE_NAME")
+        keys = ("node.name", "node.enabled")
+        yield Finding(keys, "node.enabled without node.name", "set it, or $NODE_NAME")
     try:
         ipaddress.ip_network(node.pod_cidr)
     except ValueError as exc:
-        raise invalid(
-            where, f"node.pod_cidr: {exc}", "give a network such as 127.88.0.0/16"
-        ) from exc
+        hint = "give a network such as 127.88.0.0/16"
+        yield Finding(("node.pod_cidr",), f"node.pod_cidr: {exc}", hint)
 
 
-def _check_kuasar(where: str, settings: Settings) -> None:
-    if not settings.kuasar.enabled:
+def _check_kuasar(kuasar: Kuasar, node: Node) -> Findings:
+    if not kuasar.enabled:
         return
-    if settings.node.virtual:
-        raise invalid(
-            where,
+    if node.virtual:
+        yield Finding(
+            ("kuasar.enabled", "node.virtual"),
             "kuasar.enabled with node.virtual: a virtual node's Pods are no sandboxer's",
             "set one of them",
         )
     for name in ("admin_socket", "grpc_socket", "listen_socket", "cri_socket"):
-        _check_socket(where, f"kuasar.{name}", getattr(settings.kuasar, name))
+        yield from _check_socket(f"kuasar.{name}", getattr(kuasar, name))
 
 
-def check_proxy(where: str, settings: Settings, environ: Mapping[str, str]) -> None:
+def _check_proxy(settings: Settings, environ: Mapping[str, str]) -> Findings:
     """What can be told without looking at files; which addresses are refused is the proxy's."""
-    proxy = settings.proxy
+    proxy, key = settings.proxy, ("proxy.enabled",)
     if not proxy.enabled:
         return
     if not (settings.node.enabled and settings.kuasar.enabled):
-        raise invalid(where, "proxy.enabled without what it serves", "enable node and kuasar")
+        yield Finding(key, "proxy.enabled without what it serves", "enable node and kuasar")
     if proxy.port > 65535:
-        raise invalid(where, f"proxy.port is {proxy.port}", "give one of 1 to 65535")
+        yield Finding(("proxy.port",), f"proxy.port is {proxy.port}", "give one of 1 to 65535")
     if not environ.get("POD_IP"):
-        raise invalid(where, "proxy.enabled without $POD_IP", "set it by the downward API")
+        yield Finding(key, "proxy.enabled without $POD_IP", "set it by the downward API")
     if proxy.token_file is None and not environ.get("KUASAR_PROXY_TOKEN"):
-        raise invalid(
-            where,
+        yield Finding(
+            key,
             "proxy.enabled without a token, which would let anybody in",
             "set $KUASAR_PROXY_TOKEN or proxy.token_file",
         )
+    yield from _check_certificates(proxy)
+
+
+def _check_certificates(proxy: Proxy) -> Findings:
     if (proxy.certificate_file is None) != (proxy.key_file is None):
-        raise invalid(
-            where, "proxy.certificate_file and proxy.key_file need each other", "set both"
-        )
+        keys = ("proxy.certificate_file", "proxy.key_file")
+        yield Finding(keys, f"{keys[0]} and {keys[1]} need each other", "set both")
     if proxy.client_ca_file is not None and proxy.certificate_file is None:
-        raise invalid(where, "proxy.client_ca_file without proxy.certificate_file", "set all three")
+        keys = ("proxy.client_ca_file", "proxy.certificate_file")
+        yield Finding(keys, f"{keys[0]} without {keys[1]}", "set all three")
 
 
-def _check_pager(where: str, settings: Settings) -> None:
-    pager = settings.pager
-    _check_choice(where, "pager.enabled", pager.enabled, ("auto", "off"))
+def _check_pager(pager: Pager) -> Findings:
     for name in ("journal_dir", "binary", "kuasar_dir"):
         path: Path | None = getattr(pager, name)
         if path is not None and not path.is_absolute():
-            raise invalid(where, f"pager.{name} is {str(path)!r}", "give a full path")
+            key = f"pager.{name}"
+            yield Finding((key,), f"{key} is {str(path)!r}", "give a full path")
     for name in ("control_socket", "kuasar_socket"):
-        _check_socket(where, f"pager.{name}", getattr(pager, name))
+        yield from _check_socket(f"pager.{name}", getattr(pager, name))
     # Its supervisor makes a socket in there.
-    _check_socket(where, "pager.journal_dir", pager.journal_dir and pager.journal_dir / "notify")
+    yield from _check_socket(
+        "pager.journal_dir", pager.journal_dir and pager.journal_dir / "notify"
+    )
     if (pager.kuasar_socket is None) != (pager.kuasar_dir is None):
-        raise invalid(where, "pager.kuasar_socket and pager.kuasar_dir need each other", "set both")
+        keys = ("pager.kuasar_socket", "pager.kuasar_dir")
+        yield Finding(keys, f"{keys[0]} and {keys[1]} need each other", "set both")
     if pager.readers > _MOST_READERS or pager.record_forks > _MOST_RECORDS:
         most = f"at most {_MOST_READERS} readers, {_MOST_RECORDS} record_forks"
-        raise invalid(where, "pager.readers or pager.record_forks is too large", f"give {most}")
+        keys = ("pager.readers", "pager.record_forks")
+        yield Finding(keys, f"{keys[0]} or {keys[1]} is too large", f"give {most}")
 
 
-def _check_socket(where: str, key: str, path: Path | None) -> None:
+def _check_socket(key: str, path: Path | None) -> Findings:
     if path is None:
         return
     if not path.is_absolute() or len(os.fsencode(path)) > _SOCKET_PATH_BYTES:
         hint = f"give a full path of at most {_SOCKET_PATH_BYTES} bytes"
-        raise invalid(where, f"{key} is {str(path)!r}", hint)
+        yield Finding((key,), f"{key} is {str(path)!r}", hint)
 
 
-def _check_mode(where: str, text: str) -> None:
+def _check_mode(text: str) -> Findings:
     try:
         fits = 0 <= int(text, 8) <= 0o777
     except ValueError:
         fits = False
     if not fits:
-        raise invalid(where, f"api.socket_mode is {text!r}", 'use octal text such as "0660"')
+        key = "api.socket_mode"
+        yield Finding((key,), f"{key} is {text!r}", 'use octal text such as "0660"')
 
 
 # What makes no sense as 0: everything else may be, with the meaning its comment gives.
@@ -145,16 +172,18 @@ _MAY_BE_ZERO: Final = {
 }
 
 
-def _check_numbers(settings: Settings, where: str) -> None:
-    for group in settings.__struct_fields__:
-        subject = getattr(settings, group)
-        for field in subject.__struct_fields__:
-            value = getattr(subject, field)
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                continue
-            low = 0 if (group, field) in _MAY_BE_ZERO else None
-            if value < 0 or (low is None and value == 0) or value != value or value > 2**60:
-                raise invalid(where, f"{group}.{field} is {value!r}", "give a positive number")
-    life = settings.lifetime
-    if life.default_ttl_s > life.max_ttl_s or life.default_idle_timeout_s > life.max_idle_timeout_s:
-        raise invalid(where, "a default of lifetime exceeds its maximum", "raise the maximum")
+def _check_numbers(settings: Settings) -> Findings:
+    for group, field, value in values(settings):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        is_missing = value == 0 and (group, field) not in _MAY_BE_ZERO
+        if value < 0 or is_missing or value != value or value > 2**60:
+            key = f"{group}.{field}"
+            yield Finding((key,), f"{key} is {value!r}", "give a positive number")
+
+
+def _check_lifetime(lifetime: Lifetime) -> Findings:
+    for name in ("ttl_s", "idle_timeout_s"):
+        most, usual = (f"lifetime.{kind}_{name}" for kind in ("max", "default"))
+        if getattr(lifetime, f"default_{name}") > getattr(lifetime, f"max_{name}"):
+            yield Finding((most, usual), f"{usual} exceeds {most}", "raise the maximum")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from agentd.settings.groups import Group
+from snapstart_settings import Group
 
 
 class Node(Group, frozen=True):
@@ -40,8 +40,9 @@ class Kuasar(Group, frozen=True):
     enabled: bool = False
     # Its name in SnapshotClasses and in the node's label; sandboxers call themselves otherwise.
     provider: str = "snapstart.kuasar.io"
-    # Its --admin-listen and --grpc-listen.
+    # Its --admin-listen.
     admin_socket: Path = Path("/run/vmm-sandboxer-admin.sock")
+    # Its --grpc-listen.
     grpc_socket: Path = Path("/run/vmm-sandboxer-service.sock")
     # Its --listen, where its container runtime finds it: served only once it has recovered.
     listen_socket: Path = Path("/run/vmm-sandboxer.sock")
@@ -65,11 +66,13 @@ class Proxy(Group, frozen=True):
 
     # Let them make, list, delete templates of the Kuasar sandboxer over HTTP.
     enabled: bool = False
+    # Of $POD_IP, the only address it listens on.
     port: int = 9090
-    # Read again for every call.
+    # The bearer token; read again for every call. Unset: $KUASAR_PROXY_TOKEN.
     token_file: Path | None = None
-    # PEM; serve TLS, and read again when they change. None: plain HTTP.
+    # PEM; serve TLS, and read again when they change. Unset: plain HTTP.
     certificate_file: Path | None = None
+    # PEM; its key.
     key_file: Path | None = None
     # PEM; callers need a certificate that one of these signed, too.
     client_ca_file: Path | None = None

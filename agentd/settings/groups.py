@@ -5,19 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
 from agentd.units import MIB
+from snapstart_settings import Group
 
 MONITORS: Final = ("qemu", "firecracker", "cloud-hypervisor")
 
 
-class Group(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of one subject: a misspelt key is refused, never ignored."""
-
-
 class Paths(Group, frozen=True):
-    """Where things are; None takes the default of the user (root: /var/lib, /run, /var/cache)."""
+    """Where things are; unset takes the default of the user (root: /var/lib, /run, /var/cache)."""
 
     # Templates, history, installation id: survives a reboot.
     data_dir: Path | None = None
@@ -30,7 +25,7 @@ class Paths(Group, frozen=True):
 class Api(Group, frozen=True):
     """The local API."""
 
-    # None: agentd.sock in run_dir.
+    # Unset: agentd.sock in run_dir.
     socket: Path | None = None
     # Octal text; the group may use the API, because access to it is access to every session.
     socket_mode: str = "0660"
@@ -43,15 +38,18 @@ class Api(Group, frozen=True):
 class Monitor(Group, frozen=True):
     """The virtual machine monitor."""
 
-    # qemu works without KVM; the others need it.
+    # qemu, firecracker, cloud-hypervisor; the last two need KVM.
     kind: str = "qemu"
+    # A name is looked up in PATH; 1.8 or newer.
     firecracker_binary: str = "firecracker"
+    # A name is looked up in PATH; 51 or newer.
     cloud_hypervisor_binary: str = "cloud-hypervisor"
     # A name is looked up in PATH.
     qemu_binary: str = "qemu-system-x86_64"
-    # auto takes KVM where it is usable, else TCG.
+    # auto takes KVM where it is usable, else TCG; kvm refuses to start without; tcg.
     accel: str = "auto"
     # Each VM runs as uid_base + n when the daemon is root: one escaped VM cannot touch another.
+    # 0 keeps machines under the daemon's own user.
     uid_base: int = 1_900_000_000
 
 
@@ -63,8 +61,9 @@ class Machines(Group, frozen=True):
     memory_mib: int = 512
     # One: parallel guests gain more from more forks than from more processors.
     vcpus: int = 1
-    # Upper bounds of what a caller may ask for.
+    # Most that a caller may ask for, in MiB.
     max_memory_mib: int = 8192
+    # The same of processors.
     max_vcpus: int = 8
 
 
@@ -90,25 +89,34 @@ class Admission(Group, frozen=True):
 class Lifetime(Group, frozen=True):
     """How long a session lives; seconds."""
 
+    # Until a session is ended.
     default_ttl_s: float = 3600.0
+    # Most that a caller may ask for.
     max_ttl_s: float = 86400.0
-    # Forgotten sessions are the usual leak of a node.
+    # Without a request until a session is ended: forgotten ones are the usual leak of a node.
     default_idle_timeout_s: float = 900.0
+    # Most that a caller may ask for.
     max_idle_timeout_s: float = 86400.0
 
 
 class Deadlines(Group, frozen=True):
     """How long one step may take; seconds. Generous: the emulator is 20 times slower than KVM."""
 
+    # Until the guest of a template that is built answers.
     warm_s: float = 120.0
+    # To freeze it.
     checkpoint_s: float = 60.0
+    # To write the template.
     seal_s: float = 120.0
+    # To read a template from disk.
     load_s: float = 60.0
+    # For a fork, queueing included, if the caller gives no deadline_s.
     fork_s: float = 30.0
+    # The same for a cold start.
     cold_s: float = 120.0
     # One guest service call that moves no user data.
     call_s: float = 30.0
-    # Bytes of a file must keep moving at least this often.
+    # For an upload, plus one second for each MiB.
     transfer_s: float = 60.0
     # An adopted guest answers within this, or it is ended.
     adopt_s: float = 10.0
@@ -127,12 +135,12 @@ class Pager(Group, frozen=True):
     # auto uses one that answers on the control socket, and starts one where a monitor of this node
     # needs it and none answers. off: monitors map files.
     enabled: str = "auto"
-    # Its --control. None: pager.sock in run_dir.
+    # Its --control. Unset: pager.sock in run_dir.
     control_socket: Path | None = None
     # Its --journal, on a tmpfs: what a successor needs has to stay in memory, and to end with the
-    # machines at a reboot. None: pager in run_dir if that is on one, else a place in /dev/shm.
+    # machines at a reboot. Unset: pager in run_dir if that is on one, else a place in /dev/shm.
     journal_dir: Path | None = None
-    # snap-pager. None: the one that was built with this package.
+    # snap-pager. Unset: the one that was built with this package.
     binary: Path | None = None
     # Seconds from the order to the hand-over of the memory: a monitor connects within milliseconds,
     # one that has not by then will not.
@@ -146,17 +154,20 @@ class Pager(Group, frozen=True):
     # First forks of a template that are recorded, at the price of slower faults; what most of them
     # touched is installed in later ones. Three is the least number of which most is not all.
     record_forks: int = 3
-    # Where a Kuasar sandboxer's hypervisor hands its memory over, /tmp/uffd.sock; None: nowhere.
+    # Where a Kuasar sandboxer's hypervisor hands its memory over, /tmp/uffd.sock. Unset: nowhere.
     kuasar_socket: Path | None = None
     # Below it are the sandboxes whose memory images may be named there.
     kuasar_dir: Path | None = None
 
 
 class Stop(Group, frozen=True):
-    """How long each stage of a stop may take; seconds. TimeoutStopSec must exceed `longest_s`."""
+    """How long each stage of a stop may take; seconds. The unit's TimeoutStopSec is above them."""
 
+    # For requests in progress.
     requests_s: float = 5.0
+    # For builds and parked forks to end.
     builds_s: float = 10.0
+    # To write the history.
     records_s: float = 5.0
 
     @property

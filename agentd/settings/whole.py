@@ -11,7 +11,6 @@ from agentd.settings.groups import (
     Admission,
     Api,
     Deadlines,
-    Group,
     Lifetime,
     Log,
     Machines,
@@ -21,6 +20,7 @@ from agentd.settings.groups import (
     Stop,
     Warm,
 )
+from snapstart_settings import Group
 
 
 class Settings(Group, frozen=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +74,7 @@ class RunningDaemon:
     settings: Settings
     image: Path
     stop: asyncio.Event
+    reload: asyncio.Event
 
     async def call(self, method: str, path: str, body: Any = None, **more: Any) -> tuple[int, Any]:
         """One request: status, decoded body."""
@@ -126,7 +127,10 @@ class RunningDaemon:
 
 @asynccontextmanager
 async def running_daemon(
-    root: Path, watchers: Iterable[Tracer] = (), **changes: Any
+    root: Path,
+    watchers: Iterable[Tracer] = (),
+    environ: Mapping[str, str] | None = None,
+    **changes: Any,
 ) -> AsyncIterator[RunningDaemon]:
     """Serve below a directory until the block ends; a second one finds what the first left."""
     settings = make_settings(root, **changes)
@@ -141,7 +145,13 @@ async def running_daemon(
 
     ready = asyncio.Event()
     parts = Parts(
-        settings, {}, make_vmm, native.copy_memory, (_Ready(ready), *watchers), stop_on=()
+        settings,
+        environ or {},
+        make_vmm,
+        native.copy_memory,
+        (_Ready(ready), *watchers),
+        stop_on=(),
+        load=lambda: load_settings(root / "agentd.toml", {}),
     )
     task = asyncio.create_task(serve(parts))
     waiting = asyncio.create_task(ready.wait())
@@ -152,7 +162,7 @@ async def running_daemon(
     try:
         connector = aiohttp.UnixConnector(str(settings.socket))
         async with aiohttp.ClientSession(connector=connector) as api:
-            yield RunningDaemon(api, vmms[0], settings, image, parts.stop)
+            yield RunningDaemon(api, vmms[0], settings, image, parts.stop, parts.reload)
     finally:
         parts.stop.set()
         await task

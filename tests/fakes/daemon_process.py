@@ -14,6 +14,7 @@ from pathlib import Path
 
 from agentd import native
 from agentd.daemon import Parts, serve
+from agentd.settings import load_settings
 from tests.fakes.daemon import make_settings
 from tests.fakes.vmm import FakeVmm
 
@@ -42,6 +43,8 @@ async def main(root: Path, step: str, count: int) -> None:
         lambda made, installation: FakeVmm(installation, made.run_dir / "vms"),
         native.copy_memory,
         (Killer(step, count),),
+        load=lambda: load_settings(root / "agentd.toml", {}),
+        reload_on=(signal.SIGHUP,),
     )
     await serve(parts)
 
