@@ -46,6 +46,11 @@ class Metrics:
             "snapstart_session_failures", "Sessions that never became ready, by code.", "code"
         )
         self._built = self._counter("snapstart_templates_built", "Builds, by outcome.", "outcome")
+        self._loaded = self._counter(
+            "snapstart_templates_loaded",
+            "Templates read back into memory, by where they were read from (disk, cache).",
+            "source",
+        )
         self._pods = self._counter(
             "snapstart_pod_starts",
             "Machines of Pods, by how they started (snapshot, cold), and why a restore was none.",
@@ -117,6 +122,8 @@ class Metrics:
                 self._working_sets.labels("made").inc()
             case "working_set.failed":
                 self._working_sets.labels("failed").inc()
+            case "template.loaded":
+                self._loaded.labels(str(details["source"])).inc()
             case "template.ready":
                 self._built.labels("ready").inc()
             case "template.failed":

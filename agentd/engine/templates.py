@@ -196,7 +196,11 @@ class Templates:
             raise
         finally:
             template.loading = None
-        self._tracer.step("template.loaded", template=template.name)
+        reading = template.memory.reading
+        assert reading is not None  # it was not built but read
+        self._tracer.step(
+            "template.loaded", template=template.name, source=reading.source, why=reading.why
+        )
         return template.memory
 
     def _read(self, name: str, cancel_fd: int) -> LoadedTemplate:

@@ -17,10 +17,9 @@ MANIFEST: Final = "manifest.json"
 MEMORY: Final = "memory"
 DEVICE_STATE: Final = "device_state"
 DIGEST: Final = "memory.sha256"
-# Hints of what its first forks touched: files of the page server, pages to be read early.
+# What its first forks touched: files of the page server.
 PAGES: Final = "pages"
-READ_AHEAD: Final = "read_ahead.json"
-KNOWN: Final = frozenset({MANIFEST, MEMORY, DEVICE_STATE, DIGEST, PAGES, READ_AHEAD})
+KNOWN: Final = frozenset({MANIFEST, MEMORY, DEVICE_STATE, DIGEST, PAGES})
 
 _OPEN_DIR: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: a FIFO put in the place of a file must not make the open wait for a writer.

@@ -18,6 +18,7 @@ from agentd.store.failures import corrupt
 from agentd.store.loaded import LoadedTemplate
 from agentd.store.memfd import create_memfd, seal_memfd
 from agentd.store.progress import Steps
+from agentd.store.read_ahead import Reading, read_ahead
 from agentd.units import MIB
 from agentd.wire import manifest as wire
 from agentd.wire.manifest import Manifest
@@ -76,13 +77,13 @@ def load_template(dir_fd: int, manifest: Manifest, copier: Copier, steps: Steps)
     Returns: owned by the caller. Raises: PermanentError TEMPLATE_CORRUPT, OSError.
     """
     check_sizes(dir_fd, manifest)
-    memory_fd = _load_memory(dir_fd, manifest, copier, steps)
+    memory_fd, reading = _load_memory(dir_fd, manifest, copier, steps)
     try:
         state_fd = _load_state(dir_fd, manifest)
     except BaseException:
         os.close(memory_fd)
         raise
-    return LoadedTemplate(manifest, memory_fd, state_fd)
+    return LoadedTemplate(manifest, memory_fd, state_fd, reading)
 
 
 def verify_template(dir_fd: int, manifest: Manifest, copier: Copier, steps: Steps) -> Verified:
@@ -150,15 +151,18 @@ def _require_size(name: str, part: str, size_bytes: int, expected_bytes: int) ->
         raise corrupt(name, f"{part} goes on after offset {expected_bytes}, to {size_bytes}")
 
 
-def _load_memory(dir_fd: int, manifest: Manifest, copier: Copier, steps: Steps) -> int:
+def _load_memory(
+    dir_fd: int, manifest: Manifest, copier: Copier, steps: Steps
+) -> tuple[int, Reading]:
     name, memory = manifest.name, manifest.memory
     with (
         _part(name, files.MEMORY, dir_fd, memory.size_bytes) as (fd, _size_bytes),
         _owned_memfd(name) as memfd,
     ):
-        _copy(manifest, fd, memfd, copier, steps)
+        with read_ahead(fd) as reading:
+            _copy(manifest, fd, memfd, copier, steps)
         files.drop_cache(fd)
-    return memfd
+    return memfd, reading
 
 
 def _load_state(dir_fd: int, manifest: Manifest) -> int:

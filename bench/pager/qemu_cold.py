@@ -1,19 +1,23 @@
-"""Does reading ahead spare a fork of a mapped file its wait for the disk?
+"""What does a disk cost the first fork of a template that is not in memory yet?
 
 python -m bench.pager.qemu_cold            the promise, with what surrounds it
 python -m bench.pager.qemu_cold --json     and one JSON object with every sample as the last line
+python -m bench.pager.qemu_cold --directory DIR   with the file on another disk
 
-Real guests in QEMU, forked from a template in a file. The file is on a disk, and each fork but a
-warm one begins with nothing of it in the page cache. Every way in turn in each round:
+Real guests in QEMU, forked from a template whose memory is in a file on a disk. Every way in turn
+in each round:
 
-warm    all of the file is in the page cache
-plain   the kernel reads what a fault asks for, with its own read-ahead
-ahead   what earlier forks touched is asked for in one go while the monitor starts
-load    all of it is copied into sealed memory first, every byte verified: what agentd does today
+mapped-warm   the fork maps the file, all of which is in the page cache
+mapped-cold   the fork maps the file, nothing of which is: the kernel reads what a fault asks for
+load-warm     the file is loaded into sealed memory first, every byte verified, from the page cache
+load-plain    likewise from the disk, by the kernel's own read-ahead
+load-ahead    likewise, asked for in one go: what agentd does for the first fork after its start
+loaded        the memory is loaded already: what agentd does for every other fork
 
-What is compared is the time in which a thread of the fork stood still for the disk, as the kernel
-counts it for a control group (Documentation/accounting/psi.rst). A whole fork is no measure of it:
-where the guest's instructions are emulated, most of it is that.
+How long a fork waits for the disk is the time in which a thread of it stood still for one, as the
+kernel counts it for a control group (Documentation/accounting/psi.rst): where the guest's
+instructions are emulated, most of a whole fork is that. How long a load does is what it takes
+beyond one from the page cache.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ import statistics
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -34,56 +39,49 @@ import msgspec
 from agentd.cli.demo import build_with_progress
 from agentd.cli.demo_machine import describe_machine
 from agentd.errors import ErrorCode, InvariantError, UsageError
-from agentd.units import MIB, PAGE_BYTES
 from bench.demo import IMAGES
 from bench.machine import read_commit
 from bench.pager.judge import spread
 from bench.pager.programs import BUILD
-from bench.pager.qemu_forks import WAYS, Found, Learned, measure
+from bench.pager.qemu_forks import WAYS, Forks, measure
 from bench.promises import Promise, show
 from bench.target import run_target
 
 LIMIT: Final = 0.15
 
 
-def judge(found: Found) -> list[Promise]:
+def judge(found: Forks) -> list[Promise]:
     """The promise, then what is told for its sake."""
-    stalls = {way: [one.stalled_ms for one in found.forks[way]] for way in WAYS}
-    plain = statistics.median(stalls["plain"])
-    if plain <= statistics.median(stalls["warm"]):
+    stalls = {way: [one.stalled_ms for one in found[way]] for way in WAYS}
+    plain, warm = (statistics.median(stalls[way]) for way in ("mapped-cold", "mapped-warm"))
+    if plain <= warm:
         raise InvariantError("a fork of a file that is not in memory waited for no disk")
-    ratio = statistics.median(stalls["ahead"]) / plain
-    words = f"{ratio:.2f}; {spread(stalls['ahead']).words(1)} / {spread(stalls['plain']).words(1)}"
-    words += f" ms, warm {spread(stalls['warm']).words(1)}"
-    samples = {way: [asdict(one) for one in found.forks[way]] for way in WAYS}
+    ratio = statistics.median(stalls["loaded"]) / plain
+    words = f"{ratio:.2f}; {spread(stalls['loaded']).words(1)}"
     waits = Promise(
-        "waiting for the disk, read ahead / plain",
+        "a fork's wait for the disk, loaded / mapped",
         f"<= {LIMIT}",
-        words,
+        f"{words} / {spread(stalls['mapped-cold']).words(1)} ms",
         ratio <= LIMIT,
-        samples,
+        {way: [asdict(one) for one in found[way]] for way in WAYS},
     )
-    return [waits, *_whole_forks(found), _told("pages read ahead", _learned(found.learned))]
+    return [waits, *_loads(found), *_whole_forks(found)]
 
 
-def _whole_forks(found: Found) -> Iterator[Promise]:
+def _loads(found: Forks) -> Iterator[Promise]:
+    for way in ("load-warm", "load-plain", "load-ahead"):
+        words = f"{spread([one.prepared_ms for one in found[way]]).words(0)} ms"
+        yield _told(f"load alone, {way.removeprefix('load-')}", words)
+
+
+def _whole_forks(found: Forks) -> Iterator[Promise]:
     for way in WAYS:
-        words = f"{spread([one.total_ms for one in found.forks[way]]).words(0)} ms"
-        if way == "load":
-            words += f", {spread([one.prepared_ms for one in found.forks[way]]).words(0)} to load"
+        words = f"{spread([one.total_ms for one in found[way]]).words(0)} ms"
         yield _told(f"whole fork, {way}", words)
 
 
 def _told(name: str, words: str) -> Promise:
     return Promise(name, "reported", words, True)
-
-
-def _learned(learned: Learned) -> str:
-    runs = learned.read_ahead.runs
-    pages = sum(run.pages for run in runs)
-    words = f"{pages} ({pages * PAGE_BYTES / MIB:.0f} MiB) in {len(runs)} runs, "
-    words += f"of {learned.read_ahead.forks} forks; one left out, recall {learned.recall:.3f}"
-    return f"{words}, precision {learned.precision:.3f}"
 
 
 def device_read_ahead_kib(path: Path) -> int | None:
@@ -101,15 +99,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
     parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--directory", type=Path, default=BUILD, help="on the disk to be measured")
     args = parser.parse_args()
 
     def run() -> int:
         if args.rounds < 1:
             raise UsageError(ErrorCode.REQUEST_INVALID, "--rounds must be positive")
         image = build_with_progress(IMAGES)
-        found = measure(image.directory, args.rounds, lambda text: print(text, file=sys.stderr))
+        say = partial(print, file=sys.stderr)
+        found = measure(image.directory, args.directory, args.rounds, say)
         promises = judge(found)
-        disk = {"read_ahead_kib": device_read_ahead_kib(BUILD)}
+        disk = {"read_ahead_kib": device_read_ahead_kib(args.directory)}
         print(f"the kernel's own read-ahead on this disk: {disk['read_ahead_kib']} KiB")
         show(promises)
         is_kept = all(one.is_kept for one in promises)

@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import os
 import re
-import statistics
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from agentd import native
 from agentd.errors import ConfigError, ErrorCode, InvariantError
 from agentd.store.memfd import create_memfd, seal_memfd
-from agentd.store.read_ahead import resident_share, touched_by, warm
-from agentd.store.read_ahead_plan import RECORDS, agreed_mask, runs_of
-from agentd.units import MIB, PAGE_BYTES
+from agentd.store.read_ahead import data_extents, read_ahead, read_cached_share, sample_of
+from agentd.units import MIB
 from agentd.vmm.cgroup import CgroupTree
-from agentd.wire.read_ahead import FORMAT_VERSION, PageRun, ReadAhead
 from bench.bare_fork import TRIVIAL_REQUEST, BareTemplate, Machine
-from bench.pager.programs import BUILD
 
 ANSWER: Final = "2\n"
-WAYS: Final = ("warm", "plain", "ahead", "load")
+WAYS: Final = (
+    *("mapped-warm", "mapped-cold"),
+    *("load-warm", "load-plain", "load-ahead"),
+    "loaded",
+)
 _STALLED: Final = re.compile(r"^some .*total=(\d+)$", re.MULTILINE)
 
 
@@ -107,21 +106,21 @@ class MappedTemplate(BareTemplate):
         return machine
 
 
-# -- the file, what is known of it ----------------------------------------------------------------
+# -- the file -------------------------------------------------------------------------------------
 
 
 @contextmanager
-def memory_file(template: MappedTemplate) -> Iterator[int]:
+def memory_file(template: MappedTemplate, directory: Path) -> Iterator[int]:
     """The template's memory in a file on a disk."""
-    BUILD.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=BUILD) as file:
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=directory) as file:
         native.copy_memory(template.memory_fd, file.fileno(), template.memory_size)
         make_cold(file.fileno())
-        if resident_share(file.fileno(), [PageRun(0, template.memory_size // PAGE_BYTES)]) > 0.1:
+        if read_cached_share(file.fileno(), sample_of(data_extents(file.fileno()))) > 0.1:
             raise ConfigError(
                 ErrorCode.CONFIG_INVALID,
-                f"dropping a file in {BUILD} from memory: it stayed there",
-                hint="the checkout must be on a disk, not on tmpfs",
+                f"dropping a file in {directory} from memory: it stayed there",
+                hint="it must be on a disk, not on tmpfs",
             )
         yield file.fileno()
 
@@ -139,70 +138,34 @@ def make_warm(fd: int) -> None:
         at += len(part)
 
 
-@dataclass(frozen=True)
-class Learned:
-    """What some forks touched. recall, precision: of what the others say, one left out; means."""
-
-    read_ahead: ReadAhead
-    recall: float
-    precision: float
-
-
-def learn(template: MappedTemplate) -> Learned:
-    """Record forks that answer one request, each."""
-    records = []
-    for _ in range(RECORDS):
-        machine, _sample = template.fork(TRIVIAL_REQUEST)
-        try:
-            records.append(touched_by(machine.process.pid, template.memory_fd))
-        finally:
-            machine.kill()
-    runs = runs_of(agreed_mask(records))
-    read_ahead = ReadAhead(FORMAT_VERSION, "bench", template.memory_size, len(records), runs)
-    fits = [fit(records[:at] + records[at + 1 :], one) for at, one in enumerate(records)]
-    recall, precision = (statistics.fmean(values) for values in zip(*fits, strict=True))
-    return Learned(read_ahead, recall, precision)
-
-
-def fit(others: Sequence[bytes], record: bytes) -> tuple[float, float]:
-    """Which share of a record the others foretell; which share of what they foretell is in it."""
-    said = {page for run in runs_of(agreed_mask(others)) for page in range(run.first, run.end)}
-    touched = {page for page, counts in enumerate(record) if counts}
-    common = len(said & touched)
-    return common / len(touched), common / len(said)
-
-
 # -- forks ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Fork:
-    """One fork, from its order to the guest's answer. prepared_ms: of it, before the monitor."""
+    """One fork, from its order to the guest's answer. prepared_ms: of it, before the monitor.
+    stalled_ms: for which it stood still for a disk.
+    """
 
     total_ms: float
     stalled_ms: float
     prepared_ms: float
 
 
-@dataclass
-class Found:
-    """Every sample by way, in the order of the rounds."""
-
-    learned: Learned
-    forks: dict[str, list[Fork]] = field(default_factory=lambda: {way: [] for way in WAYS})
+Forks = dict[str, list[Fork]]
+"""Every sample by way, in the order of the rounds."""
 
 
-class Forks:
+class Forker:
     """Starts forks of one file in every way."""
 
-    def __init__(self, template: MappedTemplate, file_fd: int, learned: Learned) -> None:
+    def __init__(self, template: MappedTemplate, file_fd: int) -> None:
         self._template = template
         self._file_fd = file_fd
-        self._learned = learned
 
     def take(self, way: str) -> Fork:
         """One fork; what came before it leaves nothing in the page cache, or all of it."""
-        (make_warm if way == "warm" else make_cold)(self._file_fd)
+        (make_warm if way.endswith("-warm") else make_cold)(self._file_fd)
         with ExitStack() as stack:
             group = Group()
             stack.callback(group.close)
@@ -219,35 +182,28 @@ class Forks:
         return Fork((done - begin) * 1e3, stalled_ms, (prepared - begin) * 1e3)
 
     def _prepare(self, way: str, stack: ExitStack) -> int:
-        if way == "load":
-            return self._load(stack)
-        if way == "ahead":
-            thread = threading.Thread(target=self._read_ahead)
-            thread.start()
-            stack.callback(thread.join)
-        return self._file_fd
-
-    def _read_ahead(self) -> None:
-        warm(self._file_fd, self._learned.read_ahead)
-
-    def _load(self, stack: ExitStack) -> int:
+        if way.startswith("mapped-"):
+            return self._file_fd
+        if way == "loaded":
+            return self._template.memory_fd
         memfd = create_memfd("bench")
         stack.callback(os.close, memfd)
-        native.copy_memory(self._file_fd, memfd, self._template.memory_size)
+        with read_ahead(self._file_fd) if way == "load-ahead" else nullcontext():
+            native.copy_memory(self._file_fd, memfd, self._template.memory_size)
         seal_memfd(memfd)
         return memfd
 
 
-def measure(image: Path, rounds: int, say: Callable[[str], None]) -> Found:
+def measure(image: Path, directory: Path, rounds: int, say: Callable[[str], None]) -> Forks:
     """Fork in every way, `rounds` times."""
     say("booting a guest, freezing it")
     template = MappedTemplate(image, qemu="qemu-system-x86_64")
-    with template, memory_file(template) as file_fd:
-        found = Found(learn(template))
-        forks = Forks(template, file_fd, found.learned)
+    found: Forks = {way: [] for way in WAYS}
+    with template, memory_file(template, directory) as file_fd:
+        forker = Forker(template, file_fd)
         for number in range(rounds):
             say(f"round {number + 1} of {rounds}")
             turn = number % len(WAYS)
             for way in (*WAYS[turn:], *WAYS[:turn]):
-                found.forks[way].append(forks.take(way))
+                found[way].append(forker.take(way))
     return found

@@ -230,16 +230,21 @@ async def test_of_two_removals_one_is_refused(tmp_path: Path) -> None:
 async def test_a_template_is_read_once_for_all_who_wait_for_it(tmp_path: Path) -> None:
     async with node(tmp_path):
         pass
-    loads: list[str] = []
+    loads: list[dict[str, str | int | float]] = []
 
     class Watcher:
-        def step(self, event: str, /, **_details: str | int | float) -> None:
+        def step(self, event: str, /, **details: str | int | float) -> None:
             if event == "template.loaded":
-                loads.append(event)
+                loads.append(details)
 
     async with running_daemon(tmp_path, [Watcher()]) as daemon:
         found = await asyncio.gather(*(daemon.session() for _ in range(3)))
-        assert loads == ["template.loaded"]
+        assert len(loads) == 1
+        assert loads[0]["source"] in ("disk", "cache")
+        assert "is in the page cache" in str(loads[0]["why"])
+        async with daemon.api.get("http://agentd/metrics") as answer:
+            metrics = await answer.text()
+        assert f'snapstart_templates_loaded_total{{source="{loads[0]["source"]}"}} 1.0' in metrics
         for session in found:
             await daemon.call("DELETE", f"/v1/sessions/{session['id']}")
 
