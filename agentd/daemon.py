@@ -335,7 +335,7 @@ def make_vmm(settings: Settings, installation_id: str) -> Vmm:
     try:
         return _MAKERS[settings.monitor.kind](settings, installation_id)
     except ConfigError as exc:
-        if not settings.kuasar.enabled or exc.code is not ErrorCode.QEMU_MISSING:
+        if not settings.kuasar.enabled or exc.code is not ErrorCode.MONITOR_MISSING:
             raise
         structlog.get_logger().info("daemon.without.monitor", reason=exc.message)
         return AbsentVmm(exc)
@@ -343,7 +343,7 @@ def make_vmm(settings: Settings, installation_id: str) -> Vmm:
 
 def make_qemu(settings: Settings, installation_id: str) -> Vmm:
     """The QEMU of this node. Raises: ConfigError."""
-    from agentd.vmm.choose import open_qemu
+    from agentd.vmm.qemu_open import open_qemu
 
     return open_qemu(
         binary=settings.monitor.qemu_binary,

@@ -18,7 +18,7 @@ class ErrorCode(enum.StrEnum):
 
     # operator
     CONFIG_INVALID = "config_invalid"
-    QEMU_MISSING = "qemu_missing"
+    MONITOR_MISSING = "monitor_missing"
     IMAGE_INVALID = "image_invalid"
     PACKAGES_UNAVAILABLE = "packages_unavailable"
     PERMISSION_DENIED = "permission_denied"
@@ -77,7 +77,7 @@ class ErrorCode(enum.StrEnum):
 _OUTCOMES: dict[ErrorCode, _Outcome] = {
     ErrorCode.INTERNAL: _Outcome(500, 10),
     ErrorCode.CONFIG_INVALID: _Outcome(500, 11),
-    ErrorCode.QEMU_MISSING: _Outcome(503, 12),
+    ErrorCode.MONITOR_MISSING: _Outcome(503, 12),
     ErrorCode.IMAGE_INVALID: _Outcome(422, 13),
     ErrorCode.PACKAGES_UNAVAILABLE: _Outcome(503, 14),
     ErrorCode.PERMISSION_DENIED: _Outcome(403, 15),

@@ -29,7 +29,7 @@ _BROKEN_HINT = (
 _BY_CLASS: dict[type[SnapStartError], tuple[ErrorCode, ...]] = {
     ConfigError: (
         ErrorCode.CONFIG_INVALID,
-        ErrorCode.QEMU_MISSING,
+        ErrorCode.MONITOR_MISSING,
         ErrorCode.IMAGE_INVALID,
         ErrorCode.PACKAGES_UNAVAILABLE,
         ErrorCode.PERMISSION_DENIED,

@@ -94,7 +94,9 @@ def spawn_error(code: int, what: str, request: SpawnRequest) -> SnapStartError:
     """Translate the errno of a program that could not be started."""
     message = f"{what} for {request.executable!r}: {os.strerror(code)}"
     if code == errno.ENOENT:
-        return ConfigError(ErrorCode.QEMU_MISSING, message, hint="install it or correct its path")
+        return ConfigError(
+            ErrorCode.MONITOR_MISSING, message, hint="install it or correct its path"
+        )
     if code in (errno.EPERM, errno.EACCES):
         return ConfigError(ErrorCode.PERMISSION_DENIED, message, hint="run agentd with that right")
     if code in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE):

@@ -1,17 +1,12 @@
-"""Choose how QEMU runs on a host."""
+"""Choose how machines run on a host."""
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 from agentd.errors import ConfigError, ErrorCode
-from agentd.vmm.cgroup import CgroupTree
-from agentd.vmm.host import HostFacts, probe_qemu_version, read_host_facts
-from agentd.vmm.qemu import DEFAULT_STARTS, Qemu, QemuSettings
+from agentd.vmm.host import HostFacts
 from agentd.vmm.qemu_argv import KVM, TCG, Accelerator
 
 # systemd's UIDS-GIDS leaves 1,879,048,192 to 2,147,483,647 unused. A machine's id picks one of 200
@@ -65,51 +60,3 @@ def choose_user(uid_base: int, host: HostFacts, euid: int, accelerator: Accelera
         return uid, kvm_gid or uid
 
     return user_of
-
-
-def find_binary(name: str) -> str:
-    """The absolute path of a program. Raises: ConfigError(QEMU_MISSING)."""
-    path = shutil.which(name)
-    if path is None:
-        raise ConfigError(
-            ErrorCode.QEMU_MISSING,
-            f"looking for {name!r} in PATH: it is not there",
-            hint="install qemu-system-x86, or set [monitor] qemu_binary to where it is",
-        )
-    return os.path.abspath(path)
-
-
-def open_qemu(
-    *,
-    binary: str,
-    accel: str,
-    uid_base: int,
-    installation: str,
-    vms_dir: Path,
-    euid: int,
-    starts: int = DEFAULT_STARTS,
-) -> Qemu:
-    """The QEMU of this node, ready to start machines; the owner must `close` it.
-
-    Groups of machines that a predecessor left, dead by now, are removed.
-    Args: binary: name or path. accel: auto, kvm or tcg. uid_base: first uid for machines.
-    installation: marks our processes. vms_dir: holds each machine's run directory.
-    starts: most machines that start at the same moment.
-    Raises: ConfigError when QEMU is missing or what is demanded cannot be.
-    """
-    path = find_binary(binary)
-    host = read_host_facts()
-    accelerator = choose_accelerator(accel, host, is_unprivileged=euid == 0 and uid_base != 0)
-    settings = QemuSettings(
-        binary=path,
-        version=probe_qemu_version(path),
-        accelerator=accelerator,
-        host_cpu=host.cpu,
-        host_tsc_khz=host.tsc_khz,
-        installation=installation,
-        vms_dir=vms_dir,
-        user_of=choose_user(uid_base, host, euid, accelerator),
-    )
-    cgroups = CgroupTree.find(installation)
-    cgroups.remove_empty()
-    return Qemu(settings, cgroups, starts)

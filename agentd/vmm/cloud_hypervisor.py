@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from agentd import native
-from agentd.errors import ConfigError, ErrorCode, InvariantError, PermanentError, SnapStartError
-from agentd.store.compatibility import classify_compatibility
+from agentd.errors import ConfigError, ErrorCode, InvariantError, SnapStartError
 from agentd.store.failures import WRITING, translated
 from agentd.store.loaded import LoadedTemplate
 from agentd.store.memfd import check_sealed, create_memfd
@@ -27,26 +26,26 @@ from agentd.vmm import hybrid_vsock
 from agentd.vmm.cgroup import CgroupTree
 from agentd.vmm.cloud_hypervisor_api import Api
 from agentd.vmm.cloud_hypervisor_explain import explained
-from agentd.vmm.cloud_hypervisor_find import Finder
 from agentd.vmm.cloud_hypervisor_freeze import freeze
-from agentd.vmm.cloud_hypervisor_guest import start_guest
-from agentd.vmm.cloud_hypervisor_launch import Launch
+from agentd.vmm.cloud_hypervisor_launch import CloudLaunch
 from agentd.vmm.cloud_hypervisor_machine import CloudMachine
 from agentd.vmm.cloud_hypervisor_offload import OffloadServer
 from agentd.vmm.cloud_hypervisor_restoring import CloneStart, Restorer
 from agentd.vmm.cloud_hypervisor_save import MARGIN_BYTES
-from agentd.vmm.cloud_hypervisor_start import Progress, unless_dead
 from agentd.vmm.cloud_hypervisor_versions import OLDEST, Version, keeps_memory_in_file
 from agentd.vmm.explain import add_console
-from agentd.vmm.find import open_recorded, read_start_ticks
+from agentd.vmm.find import Finder, named_by_first_word, open_recorded, read_start_ticks
+from agentd.vmm.guest import start_guest
+from agentd.vmm.launch import opened
 from agentd.vmm.machine import ConsoleLog
+from agentd.vmm.require import KVM_DEVICE, require_access, require_compatible
+from agentd.vmm.start import Progress, unless_dead
 from agentd.vmm.vmm import BootSpec, Checkpoint, ForkSpec, Started, Vm, VmRecord
 from agentd.wire.manifest import Machine as Shape
 from agentd.wire.manifest import VmmFacts
 
 ENGINE: Final = "cloud-hypervisor"
 DEFAULT_STARTS: Final = 4
-KVM_DEVICE: Final = "/dev/kvm"
 # Threads beyond one for each start: a build takes one for its spawn, one for its checkpoint.
 _BUILD_THREADS: Final = 2
 _BOOT_S: Final = 60.0  # until a monitor has read the kernel
@@ -110,20 +109,14 @@ class CloudHypervisor:
 
     def check(self) -> None:
         """See whether the program, and the device it needs, are still there."""
-        for path, mode in ((self._settings.binary, os.X_OK), (KVM_DEVICE, os.R_OK | os.W_OK)):
-            if not os.access(path, mode):
-                raise ConfigError(
-                    ErrorCode.QEMU_MISSING,
-                    f"checking {self!r}: {path!r} is not there or may not be used",
-                    hint="install it again, or restore its permissions",
-                )
+        require_access(self, ((self._settings.binary, os.X_OK), (KVM_DEVICE, os.R_OK | os.W_OK)))
 
     # -- starting -------------------------------------------------------------------------
 
     async def boot(self, spec: BootSpec) -> CloudMachine:
         """Start a machine from an image; returns once its monitor runs the kernel."""
         progress = Progress(_BOOT_S)
-        with self._open(spec.vm_id, spec.run_dir) as launch:
+        with self._launch(spec.vm_id, spec.run_dir) as launch:
             limit_bytes = spec.machine.memory_mib * MIB + MARGIN_BYTES
             machine = await self._spawn_boot(launch, spec, limit_bytes)
             config = configs.boot_config(
@@ -136,7 +129,7 @@ class CloudHypervisor:
     async def boot_session(self, spec: BootSpec, prepare: bytes, *, deadline_s: float) -> Started:
         """Boot a machine cold, inject its identity, wait until it has started."""
         progress = Progress(deadline_s)
-        with self._open(spec.vm_id, spec.run_dir) as launch:
+        with self._launch(spec.vm_id, spec.run_dir) as launch:
             machine = await self._spawn_boot(launch, spec, self._file_limit(spec.machine))
             progress.reached("spawn")
             config = configs.boot_config(spec.machine, spec.cmdline, is_shared=False)
@@ -151,11 +144,12 @@ class CloudHypervisor:
         """Start a copy-on-write copy of a template with an identity of its own."""
         progress = Progress(deadline_s)
         check_sealed(template)
-        self._require_compatible(template)
+        manifest = template.manifest
+        require_compatible(self, manifest, self.facts(manifest.machine))
         snapshot = self._restorer.read(template)
-        with self._open(spec.vm_id, spec.run_dir) as launch:
+        with self._launch(spec.vm_id, spec.run_dir) as launch:
             launch.inherit(template.memory_fd, configs.MEMORY_FD)
-            machine = await self._spawn(launch, self._file_limit(template.manifest.machine))
+            machine = await self._spawn(launch, self._file_limit(manifest.machine))
             progress.reached("spawn")
             clone = CloneStart(template, snapshot, launch, machine.record.pid)
             async with _starting(machine):
@@ -170,33 +164,8 @@ class CloudHypervisor:
         progress.reached("load")
         await api.resume(deadline_s=progress.left_s)
 
-    def _require_compatible(self, template: LoadedTemplate) -> None:
-        manifest = template.manifest
-        reasons = classify_compatibility(manifest, self.facts(manifest.machine))
-        if reasons:
-            raise PermanentError(
-                ErrorCode.TEMPLATE_INCOMPATIBLE,
-                f"forking template {manifest.name!r} with {self!r}: {'; '.join(reasons)}",
-                hint="build the template again on this node",
-            )
-
-    @contextlib.contextmanager
-    def _open(self, vm_id: str, run_dir: Path) -> Iterator[Launch]:
-        """What one start holds; given back when it is over, except what was kept."""
-        doing = f"starting machine {vm_id} in {str(run_dir)!r}"
-        with translated(doing, WRITING, ErrorCode.CONFIG_INVALID):
-            launch = Launch(vm_id, run_dir, self._settings.user_of(vm_id))
-            try:
-                launch.cgroup_fd = self._cgroups.create(vm_id)
-                if launch.cgroup_fd >= 0:
-                    launch.own(launch.cgroup_fd)
-                launch.open()
-                yield launch
-            except BaseException:
-                self._cgroups.remove(vm_id)
-                raise
-            finally:
-                launch.close()
+    def _launch(self, vm_id: str, run_dir: Path) -> contextlib.AbstractContextManager[CloudLaunch]:
+        return opened(CloudLaunch(vm_id, run_dir, self._settings.user_of(vm_id)), self._cgroups)
 
     def _file_limit(self, shape: Shape) -> int:
         """What a monitor whose machine is not to be saved may write to one file."""
@@ -206,7 +175,7 @@ class CloudHypervisor:
         return MARGIN_BYTES
 
     async def _spawn_boot(
-        self, launch: Launch, spec: BootSpec, max_file_bytes: int
+        self, launch: CloudLaunch, spec: BootSpec, max_file_bytes: int
     ) -> CloudMachine:
         console_fd = launch.own(create_memfd(f"{spec.vm_id}-console"))
         # A machine that is reset would have it emptied first.
@@ -219,10 +188,10 @@ class CloudHypervisor:
         console = ConsoleLog(launch.keep(console_fd))
         return self._machine(launch, process, spec.machine, console)
 
-    async def _spawn(self, launch: Launch, max_file_bytes: int) -> CloudMachine:
+    async def _spawn(self, launch: CloudLaunch, max_file_bytes: int) -> CloudMachine:
         return self._machine(launch, await self._run(launch, max_file_bytes), None, None)
 
-    async def _run(self, launch: Launch, max_file_bytes: int) -> native.Process:
+    async def _run(self, launch: CloudLaunch, max_file_bytes: int) -> native.Process:
         request = native.SpawnRequest(
             executable=self._settings.binary,
             argv=configs.command_line(self._settings.installation, launch.vm_id),
@@ -239,7 +208,7 @@ class CloudHypervisor:
 
     def _machine(
         self,
-        launch: Launch,
+        launch: CloudLaunch,
         process: native.Process,
         shape: Shape | None,
         console: ConsoleLog | None,
@@ -267,7 +236,7 @@ class CloudHypervisor:
         return version
 
     async def _boot(
-        self, launch: Launch, api: Api, config: configs.Config, progress: Progress
+        self, launch: CloudLaunch, api: Api, config: configs.Config, progress: Progress
     ) -> None:
         """Let a machine boot; once it runs there is no kernel, so that a reset ends it."""
         await self._require_version(api, progress)
@@ -325,7 +294,9 @@ class CloudHypervisor:
     def find_all(self) -> list[VmRecord]:
         """Every machine of this installation that runs on the host, journaled or not."""
         settings = self._settings
-        finder = Finder(settings.installation, settings.vms_dir, settings.user_of, os.geteuid())
+        finder = Finder(
+            settings.installation, settings.vms_dir, settings.user_of, named_by_first_word
+        )
         return finder.find_all()
 
     def forget(self, vm_id: str) -> None:

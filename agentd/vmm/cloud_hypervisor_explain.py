@@ -12,8 +12,8 @@ import msgspec
 
 from agentd.errors import ErrorCode, SnapStartError, TransientError
 from agentd.vmm.cloud_hypervisor_config import EVENTS_NAME
-from agentd.vmm.cloud_hypervisor_launch import DIRECTORY
 from agentd.vmm.explain import read_log_tail
+from agentd.vmm.launch import DIRECTORY
 
 _TAIL_BYTES: Final = 4096
 _NO_MEMORY: Final = "(os error 12)"

@@ -8,10 +8,10 @@ from concurrent.futures import Executor
 from agentd import native
 from agentd.vmm.cloud_hypervisor_api import Api
 from agentd.vmm.cloud_hypervisor_config import SNAPSHOT_NAME, own_path
-from agentd.vmm.cloud_hypervisor_launch import make_directory
 from agentd.vmm.cloud_hypervisor_machine import CloudMachine
 from agentd.vmm.cloud_hypervisor_save import open_saved, require_space, take_over
-from agentd.vmm.cloud_hypervisor_start import Progress, unless_dead
+from agentd.vmm.launch import make_directory
+from agentd.vmm.start import Progress, unless_dead
 
 
 async def freeze(

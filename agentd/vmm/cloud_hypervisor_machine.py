@@ -11,16 +11,16 @@ from typing import Final
 from agentd.errors import InvariantError
 from agentd.vmm.cgroup import CgroupTree
 from agentd.vmm.cloud_hypervisor_config import CHANNEL_NAME, CONSOLE_NAME
-from agentd.vmm.cloud_hypervisor_launch import API_SOCKET, DIRECTORY
+from agentd.vmm.cloud_hypervisor_launch import API_SOCKET
 from agentd.vmm.http_socket import pin, pinned_path
 from agentd.vmm.hybrid_vsock import GUEST_PORT, request
+from agentd.vmm.launch import DIRECTORY
 from agentd.vmm.machine import ConsoleLog, Machine
 from agentd.vmm.vmm import VmRecord
 from agentd.wire.manifest import Machine as Shape
 
 _TAIL_BYTES: Final = 4096
 _READ_BYTES: Final = 65536
-_PAUSES_S: Final = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 _QUIET_S: Final = 0.05  # what was kept for whoever connects comes at once
 
 
@@ -72,17 +72,6 @@ class CloudMachine(Machine):
         if shape is None:
             raise InvariantError(f"{self!r} was not booted to be saved")
         return shape
-
-    async def kill(self) -> None:
-        """As `Machine.kill`. KVM has a thread of the kernel in the machine's control group, which
-        ends a moment after the machine: until then the group stays.
-        """
-        await super().kill()
-        for pause_s in _PAUSES_S:
-            if self.is_running or self.record.vm_id not in self._cgroups.list_ids():
-                break
-            await asyncio.sleep(pause_s)
-            self._cgroups.remove(self.record.vm_id)
 
     def booted_tail(self) -> str:
         """What a machine that was booted wrote last; empty for a clone."""

@@ -17,7 +17,7 @@ from agentd.store.failures import corrupt
 from agentd.store.loaded import LoadedTemplate
 from agentd.vmm.cloud_hypervisor_api import Api, UnknownModeError
 from agentd.vmm.cloud_hypervisor_config import own_path
-from agentd.vmm.cloud_hypervisor_launch import DIRECTORY, Launch
+from agentd.vmm.cloud_hypervisor_launch import CloudLaunch
 from agentd.vmm.cloud_hypervisor_offload import (
     CONFIG_NAME,
     SOCKET_NAME,
@@ -32,7 +32,6 @@ from agentd.vmm.cloud_hypervisor_restore import (
     private_bytes,
 )
 from agentd.vmm.cloud_hypervisor_snapshot import Snapshot, SnapshotDamagedError, decode_snapshot
-from agentd.vmm.cloud_hypervisor_start import Progress
 from agentd.vmm.cloud_hypervisor_versions import (
     SHARING,
     Choice,
@@ -42,6 +41,8 @@ from agentd.vmm.cloud_hypervisor_versions import (
     choose_restore,
     has_shared,
 )
+from agentd.vmm.launch import DIRECTORY
+from agentd.vmm.start import Progress
 
 _KEPT: Final = 16  # snapshots that need not be read again
 
@@ -52,7 +53,7 @@ class CloneStart:
 
     template: LoadedTemplate
     snapshot: Snapshot
-    launch: Launch
+    launch: CloudLaunch
     pid: int
 
 
@@ -164,7 +165,7 @@ def _read(template: LoadedTemplate) -> Snapshot:
 
 
 @contextlib.contextmanager
-def _laid_out(launch: Launch, plan: Plan) -> Iterator[None]:
+def _laid_out(launch: CloudLaunch, plan: Plan) -> Iterator[None]:
     """What the monitor finds in its directory for as long as it reads it."""
     with contextlib.ExitStack() as laid:
         for name, data in plan.files.items():
@@ -185,5 +186,5 @@ def _offer(clone: CloneStart) -> Offer:
         image=Path(f"/proc/{os.getpid()}/fd/{clone.template.memory_fd}"),
         config=directory / CONFIG_NAME,
         state=directory / STATE_NAME,
-        uid=clone.launch.user[0] if clone.launch.user else os.geteuid(),
+        uid=clone.launch.uid,
     )

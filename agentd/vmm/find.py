@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -38,9 +38,23 @@ def open_recorded(record: VmRecord) -> int | None:
     return pidfd
 
 
+NameOf = Callable[[Sequence[str]], str]
+"""Which of a process's arguments says whose machine it is; empty if none can."""
+
+
+def named_by_option(argv: Sequence[str]) -> str:
+    """Of QEMU, whose first option is -name."""
+    return argv[2] if len(argv) > 2 and argv[1] == "-name" else ""
+
+
+def named_by_first_word(argv: Sequence[str]) -> str:
+    """Of a monitor that was given the name in the place of its program's."""
+    return argv[0] if len(argv) > 1 else ""
+
+
 @dataclass(frozen=True)
 class Finder:
-    """Recognises machines by their marker.
+    """Recognises machines by the name they were started by.
 
     Anybody on the host can give a process any name, and whoever kills a machine removes the run
     directory of that name; so only processes of a machine's own user, or of ours, count.
@@ -51,6 +65,8 @@ class Finder:
     installation: str
     vms_dir: Path
     user_of: Callable[[str], tuple[int, int] | None]
+    name_of: NameOf
+    own_uid: int = field(default_factory=os.geteuid)
 
     def find_all(self) -> list[VmRecord]:
         """Every machine of the installation that runs."""
@@ -59,20 +75,14 @@ class Finder:
 
     def _recognise(self, process: psutil.Process) -> VmRecord | None:
         try:
-            argv = process.cmdline()
-            if len(argv) < 3 or argv[1] != "-name":
-                return None
-            vm_id = parse_marker(argv[2], self.installation)
+            vm_id = parse_marker(self.name_of(process.cmdline()), self.installation)
             if vm_id is None or process.uids().real not in self._users(vm_id):
                 return None
         except (psutil.Error, OSError):  # it ended, or is hidden from us
             return None
         ticks = read_start_ticks(process.pid)
-        return None if ticks is None else self._record(vm_id, process.pid, ticks)
+        return None if ticks is None else VmRecord(vm_id, self.vms_dir / vm_id, process.pid, ticks)
 
     def _users(self, vm_id: str) -> set[int]:
         user = self.user_of(vm_id)
-        return {os.geteuid(), *([user[0]] if user else [])}
-
-    def _record(self, vm_id: str, pid: int, ticks: int) -> VmRecord:
-        return VmRecord(vm_id, self.vms_dir / vm_id, pid, ticks)
+        return {self.own_uid, *([user[0]] if user else [])}

@@ -13,34 +13,32 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from agentd import native
-from agentd.errors import ConfigError, ErrorCode, InvariantError, PermanentError, SnapStartError
-from agentd.store.compatibility import classify_compatibility
+from agentd.errors import ConfigError, ErrorCode, InvariantError, SnapStartError
 from agentd.store.failures import WRITING, translated
 from agentd.store.loaded import LoadedTemplate
 from agentd.store.memfd import check_sealed
 from agentd.vmm import firecracker_config as configs
 from agentd.vmm import hybrid_vsock
 from agentd.vmm.cgroup import CgroupTree
-from agentd.vmm.cloud_hypervisor_find import Finder
-from agentd.vmm.cloud_hypervisor_guest import start_guest
 from agentd.vmm.explain import add_console, read_log_tail
-from agentd.vmm.find import open_recorded
+from agentd.vmm.find import Finder, named_by_first_word, open_recorded
 from agentd.vmm.firecracker_api import Api, Load, check_supported
 from agentd.vmm.firecracker_arrival import Arrivals
-from agentd.vmm.firecracker_launch import Launch
+from agentd.vmm.firecracker_launch import FirecrackerLaunch
 from agentd.vmm.firecracker_machine import FirecrackerMachine, SaveFiles
 from agentd.vmm.firecracker_paging import Backend, Paging, open_backend
 from agentd.vmm.firecracker_save import take_over
 from agentd.vmm.firecracker_spawn import FirecrackerSettings, Spawner
-from agentd.vmm.firecracker_start import Progress, unless_dead
 from agentd.vmm.firecracker_versions import Version
+from agentd.vmm.guest import start_guest
+from agentd.vmm.require import KVM_DEVICE, require_access, require_compatible
+from agentd.vmm.start import Progress, unless_dead
 from agentd.vmm.vmm import BootSpec, Checkpoint, ForkSpec, Started, Vm, VmRecord
 from agentd.wire.manifest import Machine as Shape
 from agentd.wire.manifest import VmmFacts
 
 ENGINE: Final = "firecracker"
 DEFAULT_STARTS: Final = 4
-KVM_DEVICE: Final = "/dev/kvm"
 # Threads beyond one for each start: a build takes one for its spawn, one for its checkpoint.
 _BUILD_THREADS: Final = 2
 _BOOT_S: Final = 30.0  # until a monitor has read the kernel
@@ -86,20 +84,14 @@ class Firecracker:
 
     def check(self) -> None:
         """See whether the program, and the device it needs, are still there."""
-        for path, mode in ((self._settings.binary, os.X_OK), (KVM_DEVICE, os.R_OK | os.W_OK)):
-            if not os.access(path, mode):
-                raise ConfigError(
-                    ErrorCode.QEMU_MISSING,
-                    f"checking {self!r}: {path!r} is not there or may not be used",
-                    hint="install it again, or restore its permissions",
-                )
+        require_access(self, ((self._settings.binary, os.X_OK), (KVM_DEVICE, os.R_OK | os.W_OK)))
 
     # -- starting -------------------------------------------------------------------------
 
     async def boot(self, spec: BootSpec) -> FirecrackerMachine:
         """Start a machine from an image; returns once its monitor has begun to run it."""
         progress = Progress(_BOOT_S)
-        with self._spawner.opened(spec.vm_id, spec.run_dir) as launch:
+        with self._spawner.launch(spec.vm_id, spec.run_dir) as launch:
             machine = await self._spawner.start_to_boot(launch, spec, is_to_be_saved=True)
             async with self._starting(machine, progress) as api:
                 await unless_dead(machine, self._boot(api, spec, progress))
@@ -108,7 +100,7 @@ class Firecracker:
     async def boot_session(self, spec: BootSpec, prepare: bytes, *, deadline_s: float) -> Started:
         """Boot a machine cold, inject its identity, wait until it has started."""
         progress = Progress(deadline_s)
-        with self._spawner.opened(spec.vm_id, spec.run_dir) as launch:
+        with self._spawner.launch(spec.vm_id, spec.run_dir) as launch:
             machine = await self._spawner.start_to_boot(launch, spec, is_to_be_saved=False)
             progress.reached("spawn")
             async with self._starting(machine, progress) as api:
@@ -121,8 +113,9 @@ class Firecracker:
         """Start a copy-on-write copy of a template with an identity of its own."""
         progress = Progress(deadline_s)
         check_sealed(template)
-        self._require_compatible(template)
-        with self._spawner.opened(spec.vm_id, spec.run_dir) as launch:
+        manifest = template.manifest
+        require_compatible(self, manifest, self.facts(manifest.machine))
+        with self._spawner.launch(spec.vm_id, spec.run_dir) as launch:
             launch.inherit(template.memory_fd, configs.MEMORY_FD)
             launch.inherit(template.state_fd, configs.STATE_FD)
             machine = await self._spawner.start(launch)
@@ -135,16 +128,6 @@ class Firecracker:
                 started = await self._start(machine, spec.prepare, progress)
                 _record(machine, backend)
                 return started
-
-    def _require_compatible(self, template: LoadedTemplate) -> None:
-        manifest = template.manifest
-        reasons = classify_compatibility(manifest, self.facts(manifest.machine))
-        if reasons:
-            raise PermanentError(
-                ErrorCode.TEMPLATE_INCOMPATIBLE,
-                f"forking template {manifest.name!r} with {self!r}: {'; '.join(reasons)}",
-                hint="build the template again on this node",
-            )
 
     @contextlib.asynccontextmanager
     async def _starting(
@@ -168,7 +151,7 @@ class Firecracker:
 
     @contextlib.asynccontextmanager
     async def _memory(
-        self, template: LoadedTemplate, launch: Launch, machine: FirecrackerMachine
+        self, template: LoadedTemplate, launch: FirecrackerLaunch, machine: FirecrackerMachine
     ) -> AsyncIterator[Backend]:
         """Where a clone's memory comes from; on a failure nobody waits for it any more."""
         backend = await open_backend(
@@ -291,7 +274,9 @@ class Firecracker:
     def find_all(self) -> list[VmRecord]:
         """Every machine of this installation that runs on the host, journaled or not."""
         settings = self._settings
-        finder = Finder(settings.installation, settings.vms_dir, settings.user_of, os.geteuid())
+        finder = Finder(
+            settings.installation, settings.vms_dir, settings.user_of, named_by_first_word
+        )
         return finder.find_all()
 
     def forget(self, vm_id: str) -> None:

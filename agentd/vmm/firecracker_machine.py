@@ -12,8 +12,8 @@ from agentd.vmm import hybrid_vsock
 from agentd.vmm.cgroup import CgroupTree
 from agentd.vmm.firecracker_console import read_tail, read_tail_of
 from agentd.vmm.firecracker_exit import explain_exit
-from agentd.vmm.firecracker_launch import DIRECTORY
 from agentd.vmm.firecracker_paging import Recording
+from agentd.vmm.launch import DIRECTORY
 from agentd.vmm.machine import Machine
 from agentd.vmm.vmm import VmRecord
 from agentd.wire.manifest import Machine as Shape

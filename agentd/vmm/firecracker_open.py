@@ -3,40 +3,19 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
-from agentd.errors import ConfigError
 from agentd.vmm.cgroup import CgroupTree
-from agentd.vmm.choose import choose_accelerator, choose_user
-from agentd.vmm.cloud_hypervisor_open import FaultAccess
+from agentd.vmm.choose import choose_user
+from agentd.vmm.fault_access import FaultAccess
 from agentd.vmm.feature_gate import name_host
 from agentd.vmm.firecracker import DEFAULT_STARTS, Firecracker
 from agentd.vmm.firecracker_paging import Paging
 from agentd.vmm.firecracker_spawn import FirecrackerSettings
-from agentd.vmm.firecracker_versions import not_there, probe_program
-from agentd.vmm.host import HostFacts, read_host_facts
+from agentd.vmm.firecracker_versions import HINT, probe_program
+from agentd.vmm.host import read_host_facts
 from agentd.vmm.qemu_argv import KVM
-
-
-def find_program(name: str) -> str:
-    """The absolute path of a program. Raises: ConfigError(QEMU_MISSING)."""
-    path = shutil.which(name)
-    if path is None:
-        raise not_there(f"looking for {name!r} in PATH: it is not there")
-    return os.path.abspath(path)
-
-
-def require_kvm(host: HostFacts, *, is_unprivileged: bool) -> None:
-    """Make sure that machines can use KVM: there is no emulation. Raises: ConfigError."""
-    try:
-        choose_accelerator("kvm", host, is_unprivileged=is_unprivileged)
-    except ConfigError as exc:
-        raise ConfigError(
-            exc.code,
-            f"opening Firecracker: {exc.message}",
-            hint="correct that, or use QEMU, which can emulate",
-        ) from exc
+from agentd.vmm.require import find_program, require_kvm
 
 
 def open_firecracker(
@@ -57,10 +36,10 @@ def open_firecracker(
     moment. paging: the page server, None if forks map the image.
     Raises: ConfigError when the program is missing or too old, or KVM cannot be used.
     """
-    path = find_program(binary)
+    path = find_program(binary, HINT)
     host = read_host_facts()
     is_unprivileged = euid == 0 and uid_base != 0
-    require_kvm(host, is_unprivileged=is_unprivileged)
+    require_kvm("Firecracker", host, is_unprivileged=is_unprivileged)
     settings = FirecrackerSettings(
         binary=path,
         program=probe_program(path),

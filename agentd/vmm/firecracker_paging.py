@@ -16,7 +16,7 @@ from agentd.pager.working_sets import ForkPages, Source, WorkingSets
 from agentd.store.files import MEMORY
 from agentd.vmm import firecracker_config as names
 from agentd.vmm.firecracker_api import MemoryBackend
-from agentd.vmm.firecracker_launch import Launch
+from agentd.vmm.firecracker_launch import FirecrackerLaunch
 from agentd.vmm.firecracker_memory import (
     Choice,
     MemoryFacts,
@@ -97,7 +97,9 @@ class Paging:
         )
         return Plan(choose_backend(facts), pages)
 
-    async def listen(self, launch: Launch, source: Source, pages: ForkPages, pid: int) -> None:
+    async def listen(
+        self, launch: FirecrackerLaunch, source: Source, pages: ForkPages, pid: int
+    ) -> None:
         """Have the page server wait for a machine's memory. After any failure: `forget`.
 
         pid: of the machine, which keeps the image open for as long as it needs it.
@@ -131,7 +133,12 @@ class Plan:
 
 
 async def open_backend(
-    paging: Paging | None, launch: Launch, manifest: Manifest, pid: int, *, can_fault: bool
+    paging: Paging | None,
+    launch: FirecrackerLaunch,
+    manifest: Manifest,
+    pid: int,
+    *,
+    can_fault: bool,
 ) -> Backend:
     """Choose where a machine's memory comes from, make it ready; the file, whatever the page server
     has against it.

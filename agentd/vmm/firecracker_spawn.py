@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from agentd import native
-from agentd.errors import ErrorCode
-from agentd.store.failures import WRITING, translated
 from agentd.store.memfd import create_memfd
 from agentd.units import MIB
 from agentd.vmm import firecracker_config as configs
 from agentd.vmm.cgroup import CgroupTree
 from agentd.vmm.find import read_start_ticks
-from agentd.vmm.firecracker_launch import Launch
+from agentd.vmm.firecracker_launch import FirecrackerLaunch
 from agentd.vmm.firecracker_machine import FirecrackerMachine, SaveFiles
 from agentd.vmm.firecracker_versions import Program
+from agentd.vmm.launch import opened
 from agentd.vmm.vmm import BootSpec, VmRecord
 
 # What a monitor may write to one file: its log; of a machine that will be saved, its memory.
@@ -54,26 +53,15 @@ class Spawner:
         self._cgroups = cgroups
         self._pool = pool
 
-    @contextlib.contextmanager
-    def opened(self, vm_id: str, run_dir: Path) -> Iterator[Launch]:
-        """What one start holds; given back when it is over, except what was kept."""
-        doing = f"starting machine {vm_id} in {str(run_dir)!r}"
-        with translated(doing, WRITING, ErrorCode.CONFIG_INVALID):
-            launch = Launch(vm_id, run_dir, self._settings.user_of(vm_id))
-            try:
-                launch.cgroup_fd = self._cgroups.create(vm_id)
-                if launch.cgroup_fd >= 0:
-                    launch.own(launch.cgroup_fd)
-                launch.open()
-                yield launch
-            except BaseException:
-                self._cgroups.remove(vm_id)
-                raise
-            finally:
-                launch.close()
+    def launch(
+        self, vm_id: str, run_dir: Path
+    ) -> contextlib.AbstractContextManager[FirecrackerLaunch]:
+        """What one start holds, as `agentd.vmm.launch.opened` does."""
+        launch = FirecrackerLaunch(vm_id, run_dir, self._settings.user_of(vm_id))
+        return opened(launch, self._cgroups)
 
     async def start_to_boot(
-        self, launch: Launch, spec: BootSpec, *, is_to_be_saved: bool
+        self, launch: FirecrackerLaunch, spec: BootSpec, *, is_to_be_saved: bool
     ) -> FirecrackerMachine:
         """One for a machine that boots; owned by the caller. Raises: as `native.spawn`; OSError.
 
@@ -91,7 +79,7 @@ class Spawner:
         return await self.start(launch, saves, spec.machine.memory_mib * MIB)
 
     async def start(
-        self, launch: Launch, saves: SaveFiles | None = None, saved_bytes: int = 0
+        self, launch: FirecrackerLaunch, saves: SaveFiles | None = None, saved_bytes: int = 0
     ) -> FirecrackerMachine:
         """One with what `launch` inherits; owned by the caller.
 

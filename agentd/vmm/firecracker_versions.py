@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from dataclasses import dataclass
 from typing import Final
 
 from agentd.errors import ConfigError, ErrorCode
+from agentd.vmm.require import ask_program, missing
 
 _RELEASE: Final = re.compile(r"(?:Firecracker )?v?(\d+)\.(\d+)\.(\d+)(?:-[\w.+-]+)?")
-_TIMEOUT_S: Final = 30
+HINT: Final = "install Firecracker, or set [monitor] firecracker_binary to where it is"
 
 
 @dataclass(frozen=True, order=True)
@@ -81,7 +81,7 @@ class Program:
 def probe_program(binary: str) -> Program:
     """Ask a Firecracker who it is.
 
-    Raises: ConfigError QEMU_MISSING when it is absent or does not answer as one, CONFIG_INVALID
+    Raises: ConfigError MONITOR_MISSING when it is absent or does not answer as one, CONFIG_INVALID
     when it is too old.
     """
     version = _ask(binary, "--version")
@@ -96,25 +96,8 @@ def probe_program(binary: str) -> Program:
 
 
 def _ask(binary: str, question: str) -> Version:
-    try:
-        done = subprocess.run(
-            [binary, question],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_TIMEOUT_S,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError) as exc:
-        raise not_there(f"asked {binary!r} for its {question}: {exc}") from exc
-    first = done.stdout.partition("\n")[0]
+    first = ask_program(binary, question, HINT).partition("\n")[0]
     answer = Version.parse(first)
     if answer is None:
-        raise not_there(f"asked {binary!r} for its {question}: it answered {first[:80]!r}")
+        raise missing(f"asked {binary!r} for its {question}: it answered {first[:80]!r}", HINT)
     return answer
-
-
-def not_there(message: str) -> ConfigError:
-    """The error for a Firecracker that is missing, or another program."""
-    hint = "install Firecracker, or set where it is"
-    return ConfigError(ErrorCode.QEMU_MISSING, message, hint=hint)

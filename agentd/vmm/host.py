@@ -5,13 +5,11 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from agentd import native
-from agentd.errors import ConfigError, ErrorCode
 
 _KVM_GET_API_VERSION = 0xAE00  # linux/kvm.h
 _KVM_API_VERSION = 12  # stable since Linux 2.6.22, Documentation/virt/kvm/api.rst 4.1
@@ -102,33 +100,3 @@ def _probe_kvm(path: Path) -> DeviceAccess | None:
         return None
     finally:
         os.close(fd)
-
-
-def probe_qemu_version(binary: str) -> str:
-    """The version of a QEMU binary, as "7.2.22".
-
-    Raises: ConfigError(QEMU_MISSING) when it is absent or does not answer as QEMU does.
-    """
-    try:
-        done = subprocess.run(
-            [binary, "--version"],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=30,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError) as exc:
-        raise ConfigError(
-            ErrorCode.QEMU_MISSING,
-            f"asked {binary!r} for its version: {exc}",
-            hint="install qemu-system-x86, or set [monitor] qemu_binary to where it is",
-        ) from exc
-    words = done.stdout.split()
-    if words[:3] != ["QEMU", "emulator", "version"] or len(words) < 4:
-        raise ConfigError(
-            ErrorCode.QEMU_MISSING,
-            f"asked {binary!r} for its version: it answered {done.stdout[:80]!r}",
-            hint="set [monitor] qemu_binary to a QEMU system emulator for x86-64",
-        )
-    return words[3]

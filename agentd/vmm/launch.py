@@ -3,68 +3,55 @@
 from __future__ import annotations
 
 import os
-import socket
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
-from agentd.vmm import qemu_argv
-from agentd.vmm.machine import CHANNEL_SOCKET, LOG_FILE, QMP_SOCKET
+from agentd.errors import ErrorCode
+from agentd.store.failures import WRITING, translated
+from agentd.vmm.cgroup import CgroupTree
 
-# A client that connects while another is served waits in here, up to its own deadline.
-_BACKLOG: Final = 16
+DIRECTORY: Final = "vm"
+"""In a run directory: what belongs to the machine's user, of monitors that need a directory."""
+
+_CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Launch:
-    """Sockets, files, memory of one start; `close` gives back all that was not kept.
+    """Descriptors of one start; `close` gives back all that was not kept.
 
-    The machine inherits listening sockets to which we are connected already, so everything that
-    can be said before it runs is said before it runs.
-
-    Raises: OSError, from every method that opens something; what was opened stays owned.
+    user: who the machine runs as, None for ourselves. Raises: OSError, from every method that opens
+    something; what was opened stays owned.
     """
 
-    def __init__(self, vm_id: str, run_dir: Path) -> None:
+    def __init__(self, vm_id: str, run_dir: Path, user: tuple[int, int] | None) -> None:
         self.vm_id = vm_id
         self.run_dir = run_dir
+        self.user = user
         self.inherited: dict[int, int] = {}
         self.cgroup_fd = -1
         self.log_fd = -1
+        self.owned = ExitStack()
         self._kept: set[int] = set()
-        with ExitStack() as opened:
-            self.qmp = opened.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-            self.channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            self._is_channel_taken = False
-            opened.callback(self._close_channel_unless_taken)
-            self._owned = opened.pop_all()
 
-    def open_sockets(self) -> None:
-        """Listen for both channels, connect to both, open the log."""
-        self._listen(QMP_SOCKET, self.qmp, qemu_argv.QMP_FD)
-        self._listen(CHANNEL_SOCKET, self.channel, qemu_argv.CHANNEL_FD)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        self.log_fd = self.own(os.open(self.run_dir / LOG_FILE, flags, 0o600))
+    @property
+    def uid(self) -> int:
+        """Of the machine's user."""
+        return self.user[0] if self.user else os.geteuid()
 
-    def _listen(self, name: str, client: socket.socket, number: int) -> None:
-        path = str(self.run_dir / name)
-        server = self._owned.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-        server.bind(path)
-        server.listen(_BACKLOG)
-        client.connect(path)
-        self.inherited[number] = server.fileno()
+    def open(self) -> None:
+        """Make what the monitor expects to inherit."""
+        raise NotImplementedError
 
     def own(self, fd: int) -> int:
         """Close this descriptor when the start is over, unless it is kept."""
-        self._owned.callback(self._close_unless_kept, fd)
+        self.owned.callback(self._close_unless_kept, fd)
         return fd
 
     def _close_unless_kept(self, fd: int) -> None:
         if fd not in self._kept:
             os.close(fd)
-
-    def _close_channel_unless_taken(self) -> None:
-        if not self._is_channel_taken:
-            self.channel.close()
 
     def keep(self, fd: int) -> int:
         """Hand an owned descriptor to the caller."""
@@ -83,11 +70,67 @@ class Launch:
         """Let the machine read a file that its user could not reach by path."""
         self.inherit(self.own(os.open(path, os.O_RDONLY | os.O_CLOEXEC)), number)
 
-    def take_channel(self) -> socket.socket:
-        """Hand our end of the guest channel to the caller."""
-        self._is_channel_taken = True
-        return self.channel
-
     def close(self) -> None:
-        """Give back what was not kept or taken. Idempotent."""
-        self._owned.close()
+        """Give back what was not kept. Idempotent."""
+        self.owned.close()
+
+
+LaunchT = TypeVar("LaunchT", bound=Launch)
+
+
+@contextmanager
+def opened(launch: LaunchT, cgroups: CgroupTree) -> Iterator[LaunchT]:
+    """What one start holds, in a control group of its own; given back when it is over, except what
+    was kept.
+    """
+    doing = f"starting machine {launch.vm_id} in {str(launch.run_dir)!r}"
+    with translated(doing, WRITING, ErrorCode.CONFIG_INVALID):
+        try:
+            launch.cgroup_fd = cgroups.create(launch.vm_id)
+            if launch.cgroup_fd >= 0:
+                launch.own(launch.cgroup_fd)
+            launch.open()
+            yield launch
+        except BaseException:
+            cgroups.remove(launch.vm_id)
+            raise
+        finally:
+            launch.close()
+
+
+def make_directory(path: Path, user: tuple[int, int] | None) -> int:
+    """Make an empty directory of a user; returns it open, owned by the caller. Raises: OSError."""
+    path.mkdir(mode=0o700)
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    return _given(fd, user)
+
+
+def create_file(name: str | Path, user: tuple[int, int] | None, dir_fd: int | None = None) -> int:
+    """Make an empty file of a user; returns it open for writing, owned by the caller.
+
+    Raises: OSError.
+    """
+    return _given(os.open(name, _CREATE, 0o600, dir_fd=dir_fd), user)
+
+
+def write_file(
+    directory_fd: int, name: str, data: bytes, user: tuple[int, int] | None = None
+) -> None:
+    """Make a file of a user. Raises: OSError."""
+    fd = create_file(name, user, directory_fd)
+    try:
+        left = memoryview(data)
+        while left:
+            left = left[os.write(fd, left) :]
+    finally:
+        os.close(fd)
+
+
+def _given(fd: int, user: tuple[int, int] | None) -> int:
+    try:
+        if user is not None:
+            os.fchown(fd, *user)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd

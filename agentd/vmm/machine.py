@@ -23,6 +23,7 @@ QMP_SOCKET: Final = "qmp.sock"
 LOG_FILE: Final = "vmm.log"
 _CONSOLE_CHARS: Final = 4096
 _RELEASED: Final = "released"
+_GROUP_PAUSES_S: Final = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 
 
 @dataclass(frozen=True)
@@ -169,8 +170,8 @@ class Machine:
             cancelled = await self._outlast()
         if self._ended is not None:
             self._close_files()
-            self._cgroups.remove(self._record.vm_id)
             shutil.rmtree(self._record.run_dir, ignore_errors=True)
+            cancelled = await self._remove_cgroup() or cancelled
         if cancelled:
             raise asyncio.CancelledError
 
@@ -183,6 +184,22 @@ class Machine:
             except asyncio.CancelledError:
                 cancelled = True
         return cancelled
+
+    async def _remove_cgroup(self) -> bool:
+        """Remove its control group, in which KVM has a thread of the kernel that ends a moment
+        after the machine; returns whether we were cancelled, which ends the waiting for that.
+        """
+        self._cgroups.remove(self._record.vm_id)
+        try:
+            for pause_s in _GROUP_PAUSES_S:
+                if self._record.vm_id not in self._cgroups.list_ids():
+                    break
+                await asyncio.sleep(pause_s)
+                self._cgroups.remove(self._record.vm_id)
+        except asyncio.CancelledError:
+            self._cgroups.remove(self._record.vm_id)
+            return True
+        return False
 
     def release(self) -> None:
         """Let the process live on for a successor; who waits hears "released". Idempotent."""

@@ -13,14 +13,11 @@ from typing import Final
 
 from agentd import native
 from agentd.errors import (
-    ConfigError,
     ErrorCode,
     InvariantError,
     PeerError,
-    PermanentError,
     SnapStartError,
 )
-from agentd.store.compatibility import classify_compatibility
 from agentd.store.failures import WRITING, translated
 from agentd.store.loaded import LoadedTemplate
 from agentd.store.memfd import check_sealed, create_memfd, seal_memfd
@@ -28,9 +25,11 @@ from agentd.units import MIB
 from agentd.vmm import qemu_argv
 from agentd.vmm.cgroup import CgroupTree
 from agentd.vmm.explain import add_console, explain
-from agentd.vmm.find import Finder, open_recorded, read_start_ticks
-from agentd.vmm.launch import Launch
+from agentd.vmm.find import Finder, named_by_option, open_recorded, read_start_ticks
+from agentd.vmm.launch import opened
 from agentd.vmm.machine import QMP_SOCKET, Booted, ConsoleLog, Machine
+from agentd.vmm.qemu_launch import QemuLaunch
+from agentd.vmm.require import KVM_DEVICE, require_access, require_compatible
 from agentd.vmm.vmm import BootSpec, Checkpoint, Connected, ForkSpec, Started, Vm, VmRecord
 from agentd.wire.manifest import Machine as Shape
 from agentd.wire.manifest import VmmFacts
@@ -99,20 +98,14 @@ class Qemu:
         """See whether the program, and the device it needs, are still there."""
         needs = [(self._settings.binary, os.X_OK)]
         if self._settings.accelerator.name == "kvm":
-            needs.append(("/dev/kvm", os.R_OK | os.W_OK))
-        for path, mode in needs:
-            if not os.access(path, mode):
-                raise ConfigError(
-                    ErrorCode.QEMU_MISSING,
-                    f"checking {self!r}: {path!r} is not there or may not be used",
-                    hint="install it again, or restore its permissions",
-                )
+            needs.append((KVM_DEVICE, os.R_OK | os.W_OK))
+        require_access(self, needs)
 
     # -- starting -------------------------------------------------------------------------
 
     async def boot(self, spec: BootSpec) -> Machine:
         """Start a machine from an image; returns as soon as the process runs."""
-        with self._open(spec.vm_id, spec.run_dir) as launch:
+        with opened(self._launch(spec.vm_id, spec.run_dir), self._cgroups) as launch:
             request, boot = self._boot_request(launch, spec)
             process = await native.run(
                 lambda _cancel: native.spawn(request),
@@ -127,7 +120,7 @@ class Qemu:
 
     async def boot_session(self, spec: BootSpec, prepare: bytes, *, deadline_s: float) -> Started:
         """Boot a machine cold, inject its identity, wait until it has started."""
-        with self._open(spec.vm_id, spec.run_dir) as launch:
+        with opened(self._launch(spec.vm_id, spec.run_dir), self._cgroups) as launch:
             request, boot = self._boot_request(launch, spec)
             return await self._start(launch, request, prepare, deadline_s, boot)
 
@@ -135,46 +128,23 @@ class Qemu:
         """Start a copy-on-write copy of a template with an identity of its own."""
         check_sealed(template)
         shape = template.manifest.machine
-        self._require_compatible(template)
-        with self._open(spec.vm_id, spec.run_dir) as launch:
+        require_compatible(self, template.manifest, self.facts(shape))
+        with opened(self._launch(spec.vm_id, spec.run_dir), self._cgroups) as launch:
             launch.inherit(template.memory_fd, qemu_argv.MEMORY_FD)
             launch.inherit_reopened(template.state_fd, qemu_argv.STATE_FD)
             argv = qemu_argv.fork_argv(shape, self._settings.accelerator, self._name(spec.vm_id))
             request = self._request(launch, argv)
             return await self._start(launch, request, spec.prepare, deadline_s, None)
 
-    def _require_compatible(self, template: LoadedTemplate) -> None:
-        manifest = template.manifest
-        reasons = classify_compatibility(manifest, self.facts(manifest.machine))
-        if reasons:
-            raise PermanentError(
-                ErrorCode.TEMPLATE_INCOMPATIBLE,
-                f"forking template {manifest.name!r} with {self!r}: {'; '.join(reasons)}",
-                hint="build the template again on this node",
-            )
-
     def _name(self, vm_id: str) -> str:
         return qemu_argv.marker(self._settings.installation, vm_id)
 
-    @contextlib.contextmanager
-    def _open(self, vm_id: str, run_dir: Path) -> Iterator[Launch]:
-        """What one start holds; given back when it is over, except what was kept."""
-        doing = f"starting machine {vm_id} in {str(run_dir)!r}"
-        with translated(doing, WRITING, ErrorCode.CONFIG_INVALID):
-            launch = Launch(vm_id, run_dir)
-            try:
-                launch.cgroup_fd = self._cgroups.create(vm_id)
-                if launch.cgroup_fd >= 0:
-                    launch.own(launch.cgroup_fd)
-                launch.open_sockets()
-                yield launch
-            except BaseException:
-                self._cgroups.remove(vm_id)
-                raise
-            finally:
-                launch.close()
+    def _launch(self, vm_id: str, run_dir: Path) -> QemuLaunch:
+        return QemuLaunch(vm_id, run_dir, self._settings.user_of(vm_id))
 
-    def _boot_request(self, launch: Launch, spec: BootSpec) -> tuple[native.SpawnRequest, _Boot]:
+    def _boot_request(
+        self, launch: QemuLaunch, spec: BootSpec
+    ) -> tuple[native.SpawnRequest, _Boot]:
         memory_fd = launch.own(create_memfd(spec.vm_id))
         os.ftruncate(memory_fd, spec.machine.memory_mib * MIB)
         launch.inherit(memory_fd, qemu_argv.MEMORY_FD)
@@ -189,7 +159,7 @@ class Qemu:
         return request, _Boot(memory_fd, console_fd, qemu_argv.has_network_device(argv))
 
     def _request(
-        self, launch: Launch, argv: tuple[str, ...], max_file_bytes: int = _MAX_FILE_BYTES
+        self, launch: QemuLaunch, argv: tuple[str, ...], max_file_bytes: int = _MAX_FILE_BYTES
     ) -> native.SpawnRequest:
         return native.SpawnRequest(
             executable=self._settings.binary,
@@ -199,12 +169,12 @@ class Qemu:
             output_fd=launch.log_fd,
             cgroup_fd=launch.cgroup_fd,
             max_file_bytes=max_file_bytes,
-            user=self._settings.user_of(launch.vm_id),
+            user=launch.user,
         )
 
     async def _start(
         self,
-        launch: Launch,
+        launch: QemuLaunch,
         spawn: native.SpawnRequest,
         prepare: bytes,
         deadline_s: float,
@@ -234,7 +204,7 @@ class Qemu:
         return Started(machine, self._connected(launch, result), _stages_ms(result.times))
 
     @staticmethod
-    def _connected(launch: Launch, result: native.ForkResult) -> Connected:
+    def _connected(launch: QemuLaunch, result: native.ForkResult) -> Connected:
         return Connected(
             sock=launch.take_channel(),
             epoch=result.epoch,
@@ -326,7 +296,8 @@ class Qemu:
     def find_all(self) -> list[VmRecord]:
         """Every machine of this installation that runs on the host, journaled or not."""
         settings = self._settings
-        return Finder(settings.installation, settings.vms_dir, settings.user_of).find_all()
+        finder = Finder(settings.installation, settings.vms_dir, settings.user_of, named_by_option)
+        return finder.find_all()
 
     def forget(self, vm_id: str) -> None:
         """Remove the control group of a machine that no longer runs. Idempotent."""

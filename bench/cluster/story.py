@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.status import Status
 
 from agentd.cli.demo_machine import describe_machine
-from agentd.vmm.host import probe_qemu_version
+from agentd.vmm.qemu_open import probe_qemu_version
 from bench.cluster import outage, pool, sessions, snapshot
 from bench.cluster.leaks import Leaks
 from bench.cluster.result import ClusterResult, Outage, Rebuild, Session, Snapshot

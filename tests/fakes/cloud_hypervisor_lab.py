@@ -17,8 +17,8 @@ from agentd.store.loaded import LoadedTemplate
 from agentd.units import MIB
 from agentd.vmm import hybrid_vsock
 from agentd.vmm.cloud_hypervisor import CloudHypervisor
-from agentd.vmm.cloud_hypervisor_guest import synchronise
 from agentd.vmm.cloud_hypervisor_machine import CloudMachine
+from agentd.vmm.guest import synchronise
 from agentd.vmm.vmm import BootSpec, Checkpoint, ForkSpec, Started
 from agentd.warmfork.channel import GuestChannel
 from agentd.warmfork.execution import execute

@@ -96,7 +96,7 @@ class FakeVmm:
 
     def check(self) -> None:
         if "gone" in self.faults:
-            raise ConfigError(ErrorCode.QEMU_MISSING, "checking the fake monitor: it is gone")
+            raise ConfigError(ErrorCode.MONITOR_MISSING, "checking the fake monitor: it is gone")
 
     async def boot(self, spec: BootSpec) -> FakeVm:
         vm = self._spawn(spec.vm_id, spec.run_dir, b"")

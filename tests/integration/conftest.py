@@ -12,8 +12,8 @@ import pytest
 from agentd import native
 from agentd.image import Image, ImageSpec, build_image
 from agentd.store.templates import TemplateStore
-from agentd.vmm.choose import open_qemu
 from agentd.vmm.qemu import Qemu
+from agentd.vmm.qemu_open import open_qemu
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "build" / "images"

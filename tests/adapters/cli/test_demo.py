@@ -52,7 +52,7 @@ def test_a_daemon_that_cannot_start_says_why_with_its_code(tmp_path: Path) -> No
     node = Node(tmp_path, MONITOR__QEMU_BINARY=missing)
     with pytest.raises(PermanentError, match="no-qemu") as caught, node:
         raise AssertionError("it started")
-    assert caught.value.code is ErrorCode.QEMU_MISSING
+    assert caught.value.code is ErrorCode.MONITOR_MISSING
     assert not node.root.exists()
 
 

@@ -161,7 +161,7 @@ def test_missing_program_is_the_operators_move(standin: Standin) -> None:
         spawn = replace(request.spawn, executable="/nonexistent/qemu")
         with pytest.raises(ConfigError, match="execute the program") as caught:
             fork(replace(request, spawn=spawn))
-    assert caught.value.code is ErrorCode.QEMU_MISSING
+    assert caught.value.code is ErrorCode.MONITOR_MISSING
 
 
 @pytest.mark.parametrize(

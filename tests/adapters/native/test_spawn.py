@@ -101,7 +101,7 @@ def test_program_that_cannot_be_executed_is_the_operators_move(tmp_path: Path) -
         absent = native.SpawnRequest("/no/qemu", base.argv, base.env, base.fds, base.output_fd)
         with pytest.raises(ConfigError, match="/no/qemu") as caught:
             native.spawn(absent)
-    assert caught.value.code is ErrorCode.QEMU_MISSING
+    assert caught.value.code is ErrorCode.MONITOR_MISSING
 
 
 def test_closed_descriptor_is_named_as_such(tmp_path: Path) -> None:

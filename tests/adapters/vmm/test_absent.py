@@ -35,7 +35,7 @@ def test_a_node_with_a_sandboxer_needs_no_monitor(tmp_path: Path) -> None:
 def test_any_other_machine_does(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no-such-qemu") as caught:
         make_vmm(settings(tmp_path, has_sandboxer=False), "i")
-    assert caught.value.code is ErrorCode.QEMU_MISSING
+    assert caught.value.code is ErrorCode.MONITOR_MISSING
 
 
 async def test_every_order_for_a_machine_says_what_is_missing(tmp_path: Path) -> None:

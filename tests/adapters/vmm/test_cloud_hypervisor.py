@@ -25,10 +25,10 @@ from agentd.store.loaded import LoadedTemplate
 from agentd.store.memfd import is_sealed
 from agentd.units import MIB
 from agentd.vmm.cgroup import CgroupTree
-from agentd.vmm.cloud_hypervisor_find import Finder
 from agentd.vmm.cloud_hypervisor_machine import CloudMachine, read_console
 from agentd.vmm.cloud_hypervisor_restore import private_bytes
 from agentd.vmm.cloud_hypervisor_versions import RestoreMode
+from agentd.vmm.find import Finder, named_by_first_word
 from agentd.vmm.vmm import VmRecord
 from agentd.warmfork import services
 from agentd.warmfork.channel import GuestChannel
@@ -282,7 +282,8 @@ async def test_a_process_of_another_user_is_nobodys_machine(lab: Lab) -> None:
 
     def found(own_uid: int, machines_uid: int) -> list[VmRecord]:
         users = lambda _vm_id: (machines_uid, machines_uid)  # noqa: E731
-        return Finder(lab.installation, lab.vms_dir, users, own_uid).find_all()
+        finder = Finder(lab.installation, lab.vms_dir, users, named_by_first_word, own_uid)
+        return finder.find_all()
 
     assert found(own_uid=me, machines_uid=12345) == [vm.record]
     assert found(own_uid=12345, machines_uid=me) == [vm.record]

@@ -14,9 +14,9 @@ import pytest
 from agentd.errors import ErrorCode, PeerError, TransientError
 from agentd.store.memfd import is_sealed
 from agentd.units import MIB
-from agentd.vmm.cloud_hypervisor_launch import make_directory, write_file
 from agentd.vmm.cloud_hypervisor_save import SavedFiles, open_saved, require_space, take_over
 from agentd.vmm.cloud_hypervisor_snapshot import decode_snapshot
+from agentd.vmm.launch import make_directory, write_file
 from agentd.wire.manifest import Machine
 from tests.conftest import open_fds
 from tests.fakes.cloud_hypervisor import build_launcher

@@ -26,15 +26,11 @@ from agentd.errors import (
 from agentd.store.loaded import LoadedTemplate
 from agentd.store.memfd import create_memfd, seal_memfd
 from agentd.vmm.cloud_hypervisor_machine import CloudMachine
-from agentd.vmm.cloud_hypervisor_open import (
-    FaultAccess,
-    find_program,
-    open_cloud_hypervisor,
-    probe_version,
-    require_kvm,
-)
-from agentd.vmm.cloud_hypervisor_start import Progress, unless_dead
+from agentd.vmm.cloud_hypervisor_open import open_cloud_hypervisor, probe_version
+from agentd.vmm.fault_access import FaultAccess
 from agentd.vmm.host import DeviceAccess, HostFacts
+from agentd.vmm.require import find_program, require_kvm
+from agentd.vmm.start import Progress, unless_dead
 from agentd.warmfork.channel import GuestChannel
 from tests.conftest import open_fds
 from tests.fakes.cloud_hypervisor import StandIn, build_launcher
@@ -470,9 +466,9 @@ def test_the_version_is_what_it_says_of_itself(launcher: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("script", "code", "words"),
     [
-        ("echo QEMU emulator version 7.2", ErrorCode.QEMU_MISSING, "it answered 'QEMU"),
-        ("echo cloud-hypervisor", ErrorCode.QEMU_MISSING, "it answered"),
-        ("exit 1", ErrorCode.QEMU_MISSING, "exit status 1"),
+        ("echo QEMU emulator version 7.2", ErrorCode.MONITOR_MISSING, "it answered 'QEMU"),
+        ("echo cloud-hypervisor", ErrorCode.MONITOR_MISSING, "it answered"),
+        ("exit 1", ErrorCode.MONITOR_MISSING, "exit status 1"),
         ("echo cloud-hypervisor v47.0", ErrorCode.CONFIG_INVALID, "v47.0, too old"),
     ],
     ids=["another_program", "no_version", "failure", "too_old"],
@@ -489,7 +485,7 @@ def test_a_program_that_cannot_be_driven_is_refused(
         probe_version(str(program))
     assert caught.value.code is code
     with pytest.raises(ConfigError, match="not there"):
-        find_program(str(tmp_path / "none"))
+        find_program(str(tmp_path / "none"), "install it")
 
 
 @pytest.mark.parametrize(
@@ -519,10 +515,10 @@ def test_without_kvm_it_is_not_opened(
 ) -> None:
     nothing = HostFacts("cpu", 0, has_virtualization=False, kvm=None)
     with pytest.raises(ConfigError, match=r"opening Cloud Hypervisor.*svm or vmx") as caught:
-        require_kvm(nothing, is_unprivileged=True)
+        require_kvm("Cloud Hypervisor", nothing, is_unprivileged=True)
     assert "QEMU" in caught.value.hint
     usable = HostFacts("cpu", 0, has_virtualization=True, kvm=DeviceAccess(0o660, 104))
-    require_kvm(usable, is_unprivileged=True)
+    require_kvm("Cloud Hypervisor", usable, is_unprivileged=True)
     monkeypatch.setattr("agentd.vmm.cloud_hypervisor_open.read_host_facts", lambda: usable)
     stand_in = StandIn(launcher, tmp_path / "bin", "v52.0")
     driver = open_cloud_hypervisor(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from agentd.vmm.find import Finder, open_recorded
+from agentd.vmm.find import Finder, named_by_option, open_recorded
 from agentd.vmm.qemu_argv import marker
 from agentd.vmm.vmm import VmRecord
 
@@ -37,7 +37,7 @@ def installation() -> str:
 
 
 def finder(installation: str, user_of: Callable[[str], tuple[int, int] | None]) -> Finder:
-    return Finder(installation, Path("/vms"), user_of)
+    return Finder(installation, Path("/vms"), user_of, named_by_option)
 
 
 def test_a_machine_is_found_by_its_marker(idle_program: Path, installation: str) -> None:

@@ -288,10 +288,10 @@ async def test_a_program_that_is_gone_is_named(world: World) -> None:
     world.stand_in.binary.unlink()
     with pytest.raises(ConfigError) as caught:
         world.driver.check()
-    assert caught.value.code is ErrorCode.QEMU_MISSING
+    assert caught.value.code is ErrorCode.MONITOR_MISSING
     with pytest.raises(ConfigError) as caught:
         await world.driver.boot(world.boot_spec())
-    assert caught.value.code is ErrorCode.QEMU_MISSING
+    assert caught.value.code is ErrorCode.MONITOR_MISSING
     assert str(world.stand_in.binary) in str(caught.value)
 
 

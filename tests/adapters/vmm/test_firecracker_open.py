@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from agentd.errors import ConfigError, ErrorCode
-from agentd.vmm.firecracker_open import find_program, open_firecracker, require_kvm
-from agentd.vmm.firecracker_versions import Program, Version, probe_program
+from agentd.vmm.firecracker_open import open_firecracker
+from agentd.vmm.firecracker_versions import HINT, Program, Version, probe_program
 from agentd.vmm.host import DeviceAccess, HostFacts
+from agentd.vmm.require import find_program, require_kvm
 
 HOST = HostFacts("some CPU", 0, has_virtualization=True, kvm=DeviceAccess(0o666, 0))
 
@@ -45,8 +46,12 @@ def test_a_format_that_is_not_known_is_asked_for(tmp_path: Path, said: str, know
     ("said", "code", "words"),
     [
         ("Firecracker v1.7.0", ErrorCode.CONFIG_INVALID, r"Firecracker 1\.7\.0, machines need"),
-        ("QEMU emulator version 7", ErrorCode.QEMU_MISSING, "answered 'QEMU emulator version 7'"),
-        ("", ErrorCode.QEMU_MISSING, "answered ''"),
+        (
+            "QEMU emulator version 7",
+            ErrorCode.MONITOR_MISSING,
+            "answered 'QEMU emulator version 7'",
+        ),
+        ("", ErrorCode.MONITOR_MISSING, "answered ''"),
     ],
     ids=["too_old", "another_program", "mute"],
 )
@@ -63,9 +68,9 @@ def test_a_program_that_is_missing_or_fails_is_refused(tmp_path: Path) -> None:
     for path in (str(tmp_path / "none"), "/bin/false"):
         with pytest.raises(ConfigError, match=path) as caught:
             probe_program(path)
-        assert caught.value.code is ErrorCode.QEMU_MISSING
+        assert caught.value.code is ErrorCode.MONITOR_MISSING
     with pytest.raises(ConfigError, match="'no-such-firecracker' in PATH"):
-        find_program("no-such-firecracker")
+        find_program("no-such-firecracker", HINT)
 
 
 @pytest.mark.parametrize(
@@ -78,12 +83,12 @@ def test_a_program_that_is_missing_or_fails_is_refused(tmp_path: Path) -> None:
 )
 def test_a_host_without_kvm_for_machines_is_refused_by_name(host: HostFacts, words: str) -> None:
     with pytest.raises(ConfigError, match=f"opening Firecracker.*{words}") as caught:
-        require_kvm(host, is_unprivileged=True)
+        require_kvm("Firecracker", host, is_unprivileged=True)
     assert "QEMU" in caught.value.hint
 
 
 def test_a_host_with_kvm_for_machines_is_fine() -> None:
-    require_kvm(HOST, is_unprivileged=True)
+    require_kvm("Firecracker", HOST, is_unprivileged=True)
 
 
 @pytest.mark.skipif(

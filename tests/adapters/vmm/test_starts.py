@@ -31,12 +31,12 @@ from agentd.store.loaded import LoadedTemplate
 from agentd.store.memfd import create_memfd, seal_memfd
 from agentd.units import MIB
 from agentd.vmm.cgroup import CgroupTree
-from agentd.vmm.choose import open_qemu
-from agentd.vmm.host import probe_qemu_version, read_host_facts
-from agentd.vmm.launch import Launch
+from agentd.vmm.host import read_host_facts
 from agentd.vmm.machine import Machine
 from agentd.vmm.qemu import Qemu, QemuSettings
 from agentd.vmm.qemu_argv import TCG
+from agentd.vmm.qemu_launch import QemuLaunch
+from agentd.vmm.qemu_open import open_qemu, probe_qemu_version
 from agentd.vmm.vmm import BootSpec, ForkSpec, VmRecord
 from agentd.wire.manifest import Machine as Shape
 from tests.conftest import open_fds
@@ -233,8 +233,8 @@ async def test_a_machine_of_an_earlier_daemon_is_adopted(
 
 def test_a_launch_gives_back_all_but_what_was_kept(run_dir: Path) -> None:
     before = open_fds()
-    launch = Launch("s-1", run_dir)
-    launch.open_sockets()
+    launch = QemuLaunch("s-1", run_dir, None)
+    launch.open()
     kept = launch.keep(launch.own(create_memfd("kept")))
     launch.own(create_memfd("given back"))
     channel = launch.take_channel()
@@ -249,7 +249,7 @@ def test_a_launch_gives_back_all_but_what_was_kept(run_dir: Path) -> None:
 def test_a_reopened_file_has_a_read_offset_of_its_own(run_dir: Path) -> None:
     fd = create_memfd("state")
     os.write(fd, b"abc")
-    launch = Launch("s-1", run_dir)
+    launch = QemuLaunch("s-1", run_dir, None)
     launch.inherit_reopened(fd, 13)
     assert os.lseek(launch.inherited[13], 0, os.SEEK_CUR) == 0
     launch.close()
@@ -329,7 +329,7 @@ async def test_a_failed_start_leaves_no_group(
     qemu = make_qemu("/nonexistent/qemu", tmp_path, cgroups)
     with pytest.raises(ConfigError) as caught:
         await qemu.fork(template, ForkSpec(vm_id, run_dir, b"{}"), deadline_s=5)
-    assert caught.value.code is ErrorCode.QEMU_MISSING
+    assert caught.value.code is ErrorCode.MONITOR_MISSING
     assert vm_id not in cgroups.list_ids()
 
 
@@ -398,7 +398,7 @@ def test_a_program_that_is_no_qemu_is_refused(tmp_path: Path, script: str, words
     program = write_script(tmp_path, script)
     with pytest.raises(ConfigError) as caught:
         probe_qemu_version(str(program))
-    assert caught.value.code is ErrorCode.QEMU_MISSING
+    assert caught.value.code is ErrorCode.MONITOR_MISSING
     assert words in caught.value.message
 
 

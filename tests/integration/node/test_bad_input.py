@@ -456,7 +456,7 @@ def test_agentd_does_not_start_without_qemu(tmp_path: Path) -> None:
     missing = str(tmp_path / "no-qemu")
     dirs = ("--data-dir", str(tmp_path / "data"), "--run-dir", str(tmp_path / "run"))
     done = run_agentd("serve", *dirs, SNAPSTART_MONITOR__QEMU_BINARY=missing)
-    assert done.returncode == ErrorCode.QEMU_MISSING.exit_code
+    assert done.returncode == ErrorCode.MONITOR_MISSING.exit_code
     assert "Traceback" not in done.stderr
     said = done.stderr.splitlines()[-1]
     assert missing in said

@@ -26,9 +26,9 @@ from agentd.vmm import hybrid_vsock
 from agentd.vmm.cgroup import CgroupTree
 from agentd.vmm.choose import choose_user
 from agentd.vmm.cloud_hypervisor import CloudHypervisor, CloudHypervisorSettings
-from agentd.vmm.cloud_hypervisor_guest import synchronise
 from agentd.vmm.cloud_hypervisor_restore import private_bytes
 from agentd.vmm.cloud_hypervisor_versions import RestoreMode
+from agentd.vmm.guest import synchronise
 from agentd.vmm.host import read_host_facts
 from agentd.vmm.qemu_argv import KVM
 from agentd.vmm.vmm import BootSpec, ForkSpec, Started, Vm

@@ -220,7 +220,7 @@ async def test_a_missing_qemu_is_a_matter_of_configuration(
     gone = Lab(Qemu(settings, CgroupTree.find(settings.installation)), lab.vms_dir)
     error = await refuse(gone, template)
     assert isinstance(error, ConfigError)
-    assert error.code is ErrorCode.QEMU_MISSING
+    assert error.code is ErrorCode.MONITOR_MISSING
 
 
 # -- time ------------------------------------------------------------------------------------------

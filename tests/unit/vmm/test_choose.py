@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from agentd.errors import ConfigError, ErrorCode
-from agentd.vmm.choose import choose_accelerator, choose_user, find_binary
+from agentd.vmm.choose import choose_accelerator, choose_user
 from agentd.vmm.host import DeviceAccess, HostFacts
 from agentd.vmm.qemu_argv import KVM, TCG
+from agentd.vmm.require import find_program
 
 KVM_GID = 108
 FOR_ALL = DeviceAccess(0o666, KVM_GID)
@@ -105,8 +106,8 @@ def test_otherwise_machines_run_as_ourselves(base: int, euid: int) -> None:
 
 def test_a_program_that_is_not_in_the_path_is_missing() -> None:
     with pytest.raises(ConfigError) as caught:
-        find_binary("qemu-system-none")
-    assert caught.value.code is ErrorCode.QEMU_MISSING
+        find_program("qemu-system-none", "install it")
+    assert caught.value.code is ErrorCode.MONITOR_MISSING
 
 
 def test_a_program_is_found_as_an_absolute_path(
@@ -116,4 +117,4 @@ def test_a_program_is_found_as_an_absolute_path(
     program.write_text("")
     program.chmod(0o755)
     monkeypatch.chdir(tmp_path)
-    assert find_binary("./qemu") == str(program)
+    assert find_program("./qemu", "install it") == str(program)
