@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import (
     AbstractAsyncContextManager,
@@ -18,6 +19,7 @@ from yarl import URL
 
 from agentd.client import calls, failures
 from agentd.client.calls import Call
+from agentd.client.patience import LOOK_EVERY_S, Patience
 from agentd.errors import ErrorCode, UsageError
 
 T = TypeVar("T")
@@ -35,6 +37,7 @@ class AsyncTransport:
         self.socket_path = os.fspath(socket_path or calls.default_socket())
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
+        self._was_served = False
 
     def __repr__(self) -> str:
         return f"<AsyncTransport {self.socket_path} {'closed' if self._closed else 'open'}>"
@@ -60,12 +63,28 @@ class AsyncTransport:
         """
         async with AsyncExitStack() as stack:
             with self._translated(call):
-                response = await stack.enter_async_context(self._request(call))
+                response = await self._answered(stack, call)
                 if response.status >= 400:
                     body = await response.content.read(1 << 20)
                     after = response.headers.get("Retry-After")
                     raise failures.refusal(call.what, response.status, body, after)
             yield self._pieces(call, response)
+
+    async def _answered(self, stack: AsyncExitStack, call: Call[T]) -> aiohttp.ClientResponse:
+        """The beginning of a reply, on a second connection if the daemon was replaced."""
+        patience = Patience(call, was_served=self._was_served, now_s=time.monotonic())
+        while True:
+            try:
+                response = await stack.enter_async_context(self._request(call))
+                self._was_served = True
+                return response
+            except aiohttp.ClientConnectorError as exc:
+                if not patience.may_wait(exc.os_error, time.monotonic()):
+                    raise
+                await asyncio.sleep(LOOK_EVERY_S)
+            except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as exc:
+                if not patience.may_repeat(exc if isinstance(exc, OSError) else None):
+                    raise
 
     def _request(self, call: Call[T]) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         return self._open(call).request(

@@ -9,11 +9,12 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TypeVar
 
 from agentd.client import calls, failures
 from agentd.client.calls import Call
+from agentd.client.patience import LOOK_EVERY_S, Patience
 from agentd.errors import ErrorCode, UsageError
 
 T = TypeVar("T")
@@ -72,6 +73,7 @@ class Transport:
         self._idle: list[_UnixConnection] = []
         self._lock = threading.Lock()
         self._closed = False
+        self._was_served = False
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{len(self._idle)} idle"
@@ -98,11 +100,10 @@ class Transport:
         Raises: as `send`. Leaving before the end closes the connection.
         """
         budget = _Budget(call.timeout_s)
-        connection = self._take(call)
-        response: http.client.HTTPResponse | None = None
+        with self._translated(call):
+            connection, sock, response = self._answered(call, budget)
         try:
             with self._translated(call):
-                sock, response = _start(connection, call, budget)
                 if response.status >= 400:
                     body = response.read(1 << 20)
                     after = response.headers.get("Retry-After")
@@ -110,6 +111,27 @@ class Transport:
             yield self._pieces(call, response, sock, budget)
         finally:
             self._give_back(connection, response)
+
+    def _answered(self, call: Call[T], budget: _Budget) -> _Answered:
+        """The beginning of a reply, on a second connection if the daemon was replaced."""
+        patience = Patience(call, was_served=self._was_served, now_s=time.monotonic())
+        while True:
+            connection = self._take(call)
+            try:
+                answered = connection, *_start(connection, call, budget)
+                self._was_served = True
+                return answered
+            except _UnconnectedError as exc:
+                if not patience.may_wait(exc.reason, time.monotonic()):
+                    raise
+                time.sleep(LOOK_EVERY_S)
+            except _CutOffError as exc:
+                connection.close()
+                if not patience.may_repeat(exc.reason):
+                    raise exc.error from exc
+            except BaseException:
+                connection.close()
+                raise
 
     def close(self) -> None:
         """Close what is idle and refuse further calls; may be called again."""
@@ -161,23 +183,31 @@ class Transport:
                 return connection
             connection.close()
 
-    def _give_back(
-        self, connection: _UnixConnection, response: http.client.HTTPResponse | None
-    ) -> None:
-        read_to_end = response is not None and response.isclosed() and not response.will_close
+    def _give_back(self, connection: _UnixConnection, response: http.client.HTTPResponse) -> None:
+        read_to_end = response.isclosed() and not response.will_close
         with self._lock:
             if read_to_end and not self._closed and len(self._idle) < _MAX_IDLE:
                 self._idle.append(connection)
                 return
-        if response is not None:
-            response.close()
+        response.close()
         connection.close()
+
+
+_Answered = tuple[_UnixConnection, socket.socket, http.client.HTTPResponse]
 
 
 class _UnconnectedError(Exception):
     """Connecting failed; kept apart from failures on a connection."""
 
     def __init__(self, reason: OSError) -> None:
+        self.reason = reason
+
+
+class _CutOffError(Exception):
+    """A connection ended without a reply. reason: None if it was closed in order."""
+
+    def __init__(self, error: Exception, reason: OSError | None) -> None:
+        self.error = error
         self.reason = reason
 
 
@@ -192,12 +222,26 @@ def _start(
     # Kept here, because a reply without keep-alive takes the socket away from the connection.
     sock: socket.socket = connection.sock
     budget.apply(sock)
-    # The daemon may refuse a large body early: its answer tells more than the broken pipe.
-    with suppress(BrokenPipeError):
-        body = call.body.pieces() if isinstance(call.body, calls.Upload) else call.body
-        connection.request(call.method, call.path, body, call.headers())
+    unsent = _request(connection, call)
     budget.apply(sock)
-    return sock, connection.getresponse()
+    try:
+        return sock, connection.getresponse()
+    except http.client.RemoteDisconnected as exc:
+        raise _CutOffError(exc, unsent) from exc
+    except ConnectionError as exc:
+        raise _CutOffError(exc, exc) from exc
+
+
+def _request(connection: _UnixConnection, call: Call[T]) -> OSError | None:
+    """Returns: why not all of it could be sent. The daemon may refuse a large body early: its answer
+    tells more than the broken pipe.
+    """
+    body = call.body.pieces() if isinstance(call.body, calls.Upload) else call.body
+    try:
+        connection.request(call.method, call.path, body, call.headers())
+    except (BrokenPipeError, ConnectionResetError) as exc:
+        return exc
+    return None
 
 
 def _read(response: http.client.HTTPResponse) -> bytes:
