@@ -14,36 +14,43 @@ SEEDS  ?= 10000
 SEED   ?=
 DEATHS ?= 1000
 
-.PHONY: help demo demo-cluster test test-kvm simulate bench bench-kuasar bench-pager torture \
-  lint native docs clean
 .DEFAULT_GOAL := help
 
+.PHONY: help
 help:
 	@echo 'usage: make TARGET [JSON=1]'
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
+.PHONY: demo
 demo: ## fork a warm VM before your eyes, then write build/demo/report.html
 	@deploy/run-target '$(JSON)' $(PY) -m bench.demo
 
+.PHONY: demo-cluster
 demo-cluster: ## a Kubernetes of two nodes whose sessions start as forks
 	@deploy/run-target '$(JSON)' $(PY) -m bench.demo_cluster
 
+.PHONY: test
 test: ## lint, types, layers, unit tests, real virtual machines, coverage
 	@deploy/run-target '$(JSON)' $(PY) -m tests.run
 
+.PHONY: test-kvm
 test-kvm: ## the KVM path for real, in a virtual machine with nested virtualisation
 	@deploy/run-target '$(JSON)' $(PY) -m tests.run --kvm
 
+.PHONY: simulate
 simulate: ## the control plane in SEEDS=10000 worlds that misbehave by seed
 	@deploy/run-target '$(JSON)' $(PY) -m tests.simulation \
 	  $(if $(SEED),--seed $(SEED),--quick --seeds $(SEEDS))
 
+.PHONY: bench
 bench: ## the latency and memory promises, measured on this machine
 	@deploy/run-target '$(JSON)' $(PY) -m bench.promises
 
+.PHONY: lint
 lint: native ## the style checks alone
 	@$(PY) -m pytest tests/style -q
 
+.PHONY: native
 native: $(STAMPS)/native ## install what is needed, build the C core, make .venv
 
 $(STAMPS)/system: deploy/install-system-packages
@@ -71,19 +78,28 @@ $(STAMPS)/native: setup.py $(NATIVE) $(STAMPS)/venv
 	       echo 'hint: make clean, then again; if it persists report it as a defect' >&2; exit 1; }
 	@touch $@
 
+.PHONY: bench-kuasar
 bench-kuasar: ## what agentd adds to a call of a Kuasar sandboxer, a stand-in
 	@deploy/run-target '$(JSON)' $(PY) -m bench.kuasar
 
+.PHONY: bench-pager
 bench-pager: ## the page server against the smallest C loop, the kernel, and its limits
 	@deploy/run-target '$(JSON)' $(PY) -m bench.pager
 
+.PHONY: torture
 torture: ## kill the page server DEATHS=1000 times under machines that verify every byte
 	@deploy/run-target '$(JSON)' $(PY) -m tests.torture --deaths $(DEATHS) \
 	  $(if $(SEED),--seed $(SEED))
 
+.PHONY: docs
 docs: native ## the pages of docs/ as a site in build/docs-site
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet -f deploy/docs-site/mkdocs.yml -d $(CURDIR)/build/docs-site
 	@echo 'wrote build/docs-site/index.html'
 
+.PHONY: test-upgrade
+test-upgrade: ## replace agentd, page server, control plane under load, to an older REVISION= and back
+	@deploy/run-target '$(JSON)' $(PY) -m tests.upgrade $(if $(REVISION),--revision $(REVISION))
+
+.PHONY: clean
 clean: ## remove what was built and fetched
 	rm -rf build $(VENV) agentd/*.so agentd/snap-pager agentd/kuasar/pb/*_pb2.py* native/build native/shim/*.c

@@ -22,6 +22,7 @@ from agentd.engine.home import make_private_dir, read_installation_id
 from agentd.engine.tasks import Tasks
 from agentd.engine.trace import Tracer, Tracers
 from agentd.errors import ConfigError, ErrorCode
+from agentd.http.leaving import Leaving
 from agentd.http.local_api import make_app
 from agentd.log import LogTracer, configure_logging
 from agentd.metrics import Metrics
@@ -223,6 +224,7 @@ def _watch_pager(metrics: Metrics, pager: PagerWatch | None) -> None:
 @asynccontextmanager
 async def _listening(app: web.Application, settings: Settings) -> AsyncIterator[None]:
     """Serve the application on its Unix socket; on the way out finish requests, then abort them."""
+    leaving = Leaving(app)
     runner = web.AppRunner(
         app,
         # A client that goes away takes its request with it: no session without an owner.
@@ -236,6 +238,8 @@ async def _listening(app: web.Application, settings: Settings) -> AsyncIterator[
             await web.SockSite(runner, sock, backlog=_BACKLOG).start()
             yield
         finally:
+            if runner.server is not None:
+                leaving.begin(runner.server.connections)
             await runner.cleanup()
 
 

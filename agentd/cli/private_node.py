@@ -51,6 +51,8 @@ class Node:
         self.root = Path(tempfile.mkdtemp(prefix="snapstart-"))
         self.socket = self.root / "run" / "agentd.sock"
         self.log = self.root / "agentd.log"
+        # Whose agentd the next start runs; None is the one that runs this.
+        self.checkout: Path | None = None
 
     @property
     def pid(self) -> int:
@@ -87,7 +89,11 @@ class Node:
         argv += ["--data-dir", str(self.root / "data"), "--run-dir", str(self.root / "run")]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stderr=log, env={**os.environ, **environ}
+                argv,
+                stdin=subprocess.DEVNULL,
+                stderr=log,
+                env={**os.environ, **environ},
+                cwd=self.checkout,  # from where `-m` imports first
             )
         self._await_health()
 

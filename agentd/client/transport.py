@@ -233,8 +233,9 @@ def _start(
 
 
 def _request(connection: _UnixConnection, call: Call[T]) -> OSError | None:
-    """Returns: why not all of it could be sent. The daemon may refuse a large body early: its answer
-    tells more than the broken pipe.
+    """Returns: why not all of it could be sent.
+
+    The daemon may refuse a large body early: its answer tells more than the broken pipe.
     """
     body = call.body.pieces() if isinstance(call.body, calls.Upload) else call.body
     try:

@@ -67,14 +67,16 @@ class Server:
         spawner: Spawner,
         env: Mapping[str, str] | None = None,
     ) -> None:
-        """Name the server; `start` runs it. `directory` takes its log and is its working one."""
+        """Name the server; `start` runs it. `directory` takes its log and is its working one; `env`
+        may be changed between two starts.
+        """
         self.name = name
         self.argv = list(argv)
         self.log = directory / f"{name}.log"
         self.started_in_s: float | None = None
         self._directory = directory
         self._spawner = spawner
-        self._env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(directory), **(env or {})}
+        self.env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(directory), **(env or {})}
         self._child: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
 
@@ -92,7 +94,7 @@ class Server:
         """Start the process without waiting for it to be ready; nothing if it runs."""
         with self._lock:
             if not self.is_running:
-                self._child = self._spawner.spawn(self.argv, self.log, self._env, self._directory)
+                self._child = self._spawner.spawn(self.argv, self.log, self.env, self._directory)
 
     def wait_ready(self, is_ready: Callable[[], bool], *, deadline_s: float) -> None:
         """Poll `is_ready` until it is true.

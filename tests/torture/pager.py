@@ -54,7 +54,7 @@ class PagerHost:
     """Starts page servers, one after the other, and waits for their ends.
 
     keeper: keeps descriptors for them; None: the monitors alone do. plant: a mistake to build in.
-    command: serve, or supervise. incarnation: how many there were.
+    command: serve, or supervise. incarnation: how many there were. program: of the next one.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class PagerHost:
         self.pid = 0
         self._plant = plant
         self._command = command
-        self._pager = programs.pager
+        self.program = programs.pager
         self._ended: asyncio.Future[int] | None = None
         self._journalled: set[str] = set()
 
@@ -138,7 +138,7 @@ class PagerHost:
     def _argv(self) -> list[str]:
         files = self.files
         return [
-            str(self._pager), self._command, "--control", str(files.control),
+            str(self.program), self._command, "--control", str(files.control),
             "--journal", str(files.journal_dir), "--hand-over-s", str(HAND_OVER_S),
             "--kuasar-socket", str(files.kuasar_socket), "--kuasar-dir", str(files.kuasar_dir),
         ]  # fmt: skip

@@ -1,0 +1,114 @@
+"""Replace the control plane of a real cluster while sessions run, and new ones begin."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+import redis
+
+from agentd.errors import SnapStartError
+from agentd.image import Image
+from bench.cluster import sessions, snapshot
+from bench.cluster.world import World
+from bench.demo import IMAGES
+
+from .builds import Build
+
+
+@dataclass
+class ControlTally:
+    """What came of it. begun: sessions, of which so many were restored."""
+
+    replaced: int = 0
+    calls: int = 0
+    begun: int = 0
+    restored: int = 0
+    failures: list[str] = field(default_factory=list)
+    leaks: list[str] = field(default_factory=list)
+
+
+class Caller(threading.Thread):
+    """Runs code in one session by its Pod's address, again and again."""
+
+    def __init__(self, address: str, is_over: threading.Event) -> None:
+        super().__init__(name=f"caller-{address}", daemon=True)
+        self._address = address
+        self._is_over = is_over
+        self.calls = 0
+        self.failures: list[str] = []
+
+    def run(self) -> None:
+        while not self._is_over.is_set() and not self.failures:
+            try:
+                sessions.ask(self._address)
+                self.calls += 1
+            except SnapStartError as exc:
+                self.failures.append(f"{self._address}, call {self.calls}: {exc}")
+
+
+def run_control(
+    image: Image, builds: tuple[Build, Build], *, running: int, replacements: int
+) -> ControlTally:
+    """running: sessions that are there all the time. builds: as of agentd."""
+    tally = ControlTally()
+    world = World(image, IMAGES, nodes=("node-a",))
+    with world:
+        _run(world, builds, running, replacements, tally)
+    assert world.leaks is not None
+    if world.leaks.count:
+        tally.leaks.append(str(world.leaks))
+    return tally
+
+
+def _run(
+    world: World, builds: tuple[Build, Build], running: int, replacements: int, tally: ControlTally
+) -> None:
+    snapshot.declare_runtime(world)
+    snapshot.declare_snapshot(world)
+    snapshot.wait_status(world, "the snapshot Ready", snapshot.is_whole)
+    opened = [sessions.begin(world, snapshot.NAME) for _ in range(running)]
+    for one in opened:
+        sessions.finish(world, one)
+    addresses = [_address(world, one.name) for one in opened]
+    records = _records(world)
+    is_over = threading.Event()
+    callers = [Caller(address, is_over) for address in addresses]
+    for caller in callers:
+        caller.start()
+    try:
+        for number in range(1, replacements + 1):
+            _replace(world, builds[number % 2], tally)
+            tally.replaced = number
+    finally:
+        is_over.set()
+        for caller in callers:
+            caller.join()
+    tally.calls = sum(caller.calls for caller in callers)
+    tally.failures += [one for caller in callers for one in caller.failures]
+    if _records(world) != records:
+        tally.leaks.append(f"records of the store: {sorted(_records(world) ^ records)}")
+
+
+def _replace(world: World, build: Build, tally: ControlTally) -> None:
+    """A session is begun while nobody decides, and one under the next control plane."""
+    replica = world.replicas[0]
+    replica.stop()
+    meanwhile = sessions.begin(world, snapshot.NAME)
+    replica.server.env["PYTHONPATH"] = str(build.root)
+    replica.start()
+    for begun in (meanwhile, sessions.begin(world, snapshot.NAME)):
+        tally.begun += 1
+        tally.restored += sessions.finish(world, begun).restored
+        sessions.delete(world, begun.name)
+
+
+def _address(world: World, name: str) -> str:
+    with world.observer.changed:
+        return sessions.address_of(world, world.observer.sandboxes[(sessions.NAMESPACE, name)])
+
+
+def _records(world: World) -> frozenset[bytes]:
+    password = world.store["REDIS_PASSWORD"]
+    with redis.Redis.from_url(world.redis.url, password=password) as client:
+        return frozenset(client.keys("*"))
