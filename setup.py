@@ -75,7 +75,8 @@ class BuildNative(build_ext):
         """Build all of it."""
         super().run()
         directory = ROOT / "build" / "pager"
-        command = ["make", "-s", "-C", str(ROOT / "native"), f"O={directory}", "pager"]
+        jobs = f"-j{os.cpu_count()}"
+        command = ["make", "-s", jobs, "-C", str(ROOT / "native"), f"O={directory}", "pager"]
         subprocess.run(command, check=True)
         is_in_place = self.inplace or self.editable_mode
         package = (ROOT if is_in_place else Path(self.build_lib)) / "agentd"

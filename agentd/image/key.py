@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from agentd import __version__
+from agentd import RELEASE
 from agentd.image.manifest import FORMAT_VERSION, PackageRecord
 from agentd.image.spec import ImageSpec
 from agentd.image.tree import Tree
@@ -33,7 +33,7 @@ def compute_key(
         "packages": [(item.name, item.version, item.sha256) for item in packages],
         "runtime": [(path, _digest(content)) for path, content in sorted(runtime.items())],
         "rootfs": None if rootfs is None else _tree_digest(rootfs),
-        "version": __version__,
+        "version": RELEASE,
         "preload": spec.preload,
         "kernel_modules": spec.kernel_modules,
         # Another compiler may emit other byte code for the same sources.

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from agentd import __version__
+from agentd import RELEASE
 from agentd.errors import ConfigError, ErrorCode
 from agentd.image.tree import Tree, char_device, directory, file, link
 
@@ -145,7 +145,7 @@ def add_settings(tree: Tree, preload: Sequence[str]) -> None:
             f"reading {SETTINGS_FILE!r} of the guest's files: {exc}",
             hint="make it a JSON object, or remove it",
         ) from exc
-    settings |= {"preload": list(preload), "version": __version__}
+    settings |= {"preload": list(preload), "version": RELEASE}
     tree.add(SETTINGS_FILE, file(f"{json.dumps(settings, sort_keys=True)}\n".encode()))
 
 

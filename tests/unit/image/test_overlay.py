@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agentd import __version__
+from agentd import RELEASE
 from agentd.errors import ConfigError
 from agentd.image.overlay import (
     SETTINGS_FILE,
@@ -53,7 +53,7 @@ def test_the_settings_of_a_rootfs_are_kept_where_the_builder_has_none() -> None:
     assert json.loads(content(tree, SETTINGS_FILE)) == {
         "max_processes": 7,
         "preload": ["new"],
-        "version": __version__,
+        "version": RELEASE,
     }
 
 
