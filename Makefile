@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
 STAMPS := build/.stamps
+RELEASE := build/release
 JSON   ?=
 
 NATIVE := $(shell find native agentd/kuasar/pb -name '*.proto' -o -path native/Makefile -o -name '*.[ch]' -o -name '*.pyx' -o -name '*.pxd' \
@@ -58,15 +59,14 @@ $(STAMPS)/system: deploy/install-system-packages
 	@deploy/install-system-packages
 	@touch $@
 
-$(STAMPS)/venv: pyproject.toml deploy/requirements $(STAMPS)/system
+$(STAMPS)/venv: deploy/locks/dev.txt $(STAMPS)/system
 	@echo 'installing Python packages into $(VENV)' >&2
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo 'error: $(PYTHON) is not Python 3.11 or newer' >&2; \
 	       echo 'hint: name one that is: make PYTHON=/usr/bin/python3.11' >&2; exit 1; }
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	@$(PY) deploy/requirements pyproject.toml > build/requirements.txt
-	@$(PY) -m pip install --quiet --disable-pip-version-check -r build/requirements.txt \
-	  || { echo 'error: pip could not install what build/requirements.txt lists' >&2; \
+	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r $< \
+	  || { echo 'error: pip could not install what $< lists' >&2; \
 	       echo 'hint: look at its words above; it needs a package index (pip config list)' >&2; \
 	       exit 1; }
 	@touch $@
@@ -85,6 +85,36 @@ bench-kuasar: ## what agentd adds to a call of a Kuasar sandboxer, a stand-in
 .PHONY: bench-pager
 bench-pager: ## the page server against the smallest C loop, the kernel, and its limits
 	@deploy/run-target '$(JSON)' $(PY) -m bench.pager
+
+.PHONY: release
+release: $(STAMPS)/release ## the tools that make and judge packages, in build/release
+
+$(STAMPS)/release: deploy/locks/release.txt $(STAMPS)/system
+	@echo 'installing the tools of releases into $(RELEASE)' >&2
+	@deploy/install-system-packages git debootstrap buildah
+	@test -x $(RELEASE)/bin/python || $(PYTHON) -m venv $(RELEASE)
+	@$(RELEASE)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+.PHONY: package
+package: ## wheel, sdist, pins, component list of the last commit, in dist/
+	@NEEDS='native release' deploy/run-target '$(JSON)' $(PY) -m tests.package --only-build dist
+
+.PHONY: lock
+lock: release ## pin anew, with hashes, what pyproject.toml asks for: deploy/locks/
+	@PATH="$(CURDIR)/$(RELEASE)/bin:$$PATH" deploy/lock
+
+.PHONY: audit
+audit: ## ask for known vulnerabilities of what is pinned; status 4 if nobody could be asked
+	@NEEDS='native release' deploy/run-target '$(JSON)' $(PY) -m tests.package.audit
+
+.PHONY: test-package
+test-package: ## install, use, remove wheel and sdist on a clean Debian
+	@NEEDS='native release' deploy/run-target '$(JSON)' $(PY) -m tests.package
+
+.PHONY: test-image
+test-image: ## build the container images, look into them, fork a machine in one
+	@NEEDS='native release' deploy/run-target '$(JSON)' $(PY) -m tests.package.image
 
 .PHONY: torture
 torture: ## kill the page server DEATHS=1000 times under machines that verify every byte

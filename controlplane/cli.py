@@ -34,6 +34,7 @@ _config = click.option(
 
 
 @click.group()
+@click.version_option(package_name="agentcube-snapstart")
 def root() -> None:
     """The SnapStart control plane."""
 

@@ -1,0 +1,153 @@
+"""A Debian of its own: a directory with processes, mounts that nothing outside sees."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from agentd.errors import ErrorCode, PermanentError
+from tests.package.made import ROOT, run
+
+SUITE, MIRROR = "bookworm", "http://deb.debian.org/debian"
+BASE = ROOT / "build" / "roots" / f"{SUITE}.tar"
+_MOUNTS = """
+set -eu
+mount -t proc proc "$1/proc"
+mount --rbind /sys "$1/sys"
+mount --rbind /dev "$1/dev"
+mount -t tmpfs tmpfs "$1/dev/shm"
+mkdir -p "$1/wheels"
+mount --bind "$2" "$1/wheels"
+exec "$3" -c "$4"
+"""
+# The first process of a process namespace is the parent of all who lost theirs.
+_INIT = """
+import os, time
+print(os.getpid(), flush=True)
+while True:
+    try:
+        os.wait()
+    except ChildProcessError:
+        time.sleep(0.05)
+"""
+_PATH = "/opt/snapstart/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def make_base() -> Path:
+    """The archive of a minimal Debian, made once. Raises: PermanentError."""
+    if BASE.exists():
+        return BASE
+    if os.geteuid() != 0:
+        message = "making a Debian of its own: this user may not"
+        raise PermanentError(ErrorCode.PERMISSION_DENIED, message, hint="run it as root")
+    BASE.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="snapstart-base-") as scratch:
+        run("debootstrap", "--variant=minbase", SUITE, f"{scratch}/root", MIRROR)
+        shutil.rmtree(f"{scratch}/root/var/cache/apt/archives", ignore_errors=True)
+        unfinished = BASE.with_suffix(".new")
+        run("tar", "-C", f"{scratch}/root", "-cf", str(unfinished), ".")
+        unfinished.rename(BASE)
+    return BASE
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    status: int
+    out: str
+    said: str
+
+
+@dataclass(frozen=True)
+class DebianRoot:
+    """A running one. path: its directory. init: pid of its first process, as seen from here."""
+
+    path: Path
+    init: int
+
+    def start(self, *argv: str, **variables: str) -> subprocess.Popen[str]:
+        """Start a command there, as root, in an environment that holds nothing else."""
+        enter = [
+            "nsenter",
+            "--target",
+            str(self.init),
+            "--mount",
+            "--pid",
+            "chroot",
+            str(self.path),
+        ]
+        given = {"PATH": _PATH, "HOME": "/root", "LANG": "C.UTF-8", **variables}
+        clean = ["/usr/bin/env", "-i", *(f"{name}={value}" for name, value in given.items())]
+        return subprocess.Popen(
+            [*enter, "chroot", str(self.path), *clean, *argv],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        )
+
+    def try_to(self, *argv: str, timeout_s: float = 900, **variables: str) -> Done:
+        """Run a command to its end, whatever that is."""
+        process = self.start(*argv, **variables)
+        try:
+            out, said = process.communicate(timeout=timeout_s)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        return Done(process.returncode, out, said)
+
+    def run(self, *argv: str, timeout_s: float = 900, **variables: str) -> str:
+        """What a command printed. Raises: PermanentError when it fails."""
+        done = self.try_to(*argv, timeout_s=timeout_s, **variables)
+        if done.status:
+            said = (done.out + done.said)[-2000:].strip()
+            message = f"running {' '.join(argv)!r}: status {done.status}, it said:\n{said}"
+            raise PermanentError(ErrorCode.INTERNAL, message)
+        return done.out
+
+    def processes(self) -> list[str]:
+        """The command lines of all that runs there, its first process apart."""
+        ours = os.readlink(f"/proc/{self.init}/ns/pid")
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(OSError, psutil.Error):
+                if process.pid != self.init and os.readlink(f"/proc/{process.pid}/ns/pid") == ours:
+                    found.append(" ".join(process.cmdline()))
+        return found
+
+
+@contextlib.contextmanager
+def debian_root(index: Path) -> Iterator[DebianRoot]:
+    """A fresh one with `index` at /wheels; its processes, mounts, files are gone afterwards."""
+    base = make_base()
+    with tempfile.TemporaryDirectory(prefix="snapstart-root-") as scratch:
+        path = Path(scratch) / "root"
+        with tarfile.open(base) as archive:
+            archive.extractall(path, filter="fully_trusted")
+        # Afterwards the mount point is no news.
+        (path / "wheels").mkdir()
+        share = ("unshare", "--mount", "--pid", "--fork", "--kill-child")
+        words = ("sh", "-c", _MOUNTS, "sh", str(path), str(index), sys.executable, _INIT)
+        holder = subprocess.Popen([*share, *words], stdout=subprocess.PIPE, text=True)
+        try:
+            assert holder.stdout is not None
+            if not holder.stdout.readline():
+                raise PermanentError(ErrorCode.INTERNAL, f"mounting {str(path)!r} failed")
+            children = Path(f"/proc/{holder.pid}/task/{holder.pid}/children").read_text()
+            yield DebianRoot(path, int(children.split()[0]))
+        finally:
+            holder.kill()
+            holder.wait()
