@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,16 +59,15 @@ def fetch_dependencies(index: Path) -> Path:
     return index
 
 
-def run(*argv: str) -> None:
+def run(*argv: str, environ: Mapping[str, str] = os.environ) -> None:
     """Run one program. Raises: PermanentError with the end of what it said."""
-    environ = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     done = subprocess.run(
         argv,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        env=environ,
+        env={**environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
         timeout=_BUILD_S,
         check=False,
     )

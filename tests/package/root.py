@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,16 +21,15 @@ from tests.package.made import ROOT, run
 
 SUITE, MIRROR = "bookworm", "http://deb.debian.org/debian"
 BASE = ROOT / "build" / "roots" / f"{SUITE}.tar"
-_MOUNTS = """
-set -eu
+# $1 is the root, what follows are its own mounts.
+_COMMON = """
 mount -t proc proc "$1/proc"
 mount --rbind /sys "$1/sys"
 mount --rbind /dev "$1/dev"
 mount -t tmpfs tmpfs "$1/dev/shm"
-mkdir -p "$1/wheels"
-mount --bind "$2" "$1/wheels"
-exec "$3" -c "$4"
 """
+# $2: a directory of packages.
+_WITH_WHEELS = 'mount --bind "$2" "$1/wheels"'
 # The first process of a process namespace is the parent of all who lost theirs.
 _INIT = """
 import os, time
@@ -76,8 +76,8 @@ class DebianRoot:
     path: Path
     init: int
 
-    def start(self, *argv: str, **variables: str) -> subprocess.Popen[str]:
-        """Start a command there, as root, in an environment that holds nothing else."""
+    def start(self, *argv: str, user: int = 0, **variables: str) -> subprocess.Popen[str]:
+        """Start a command there in an environment that holds nothing else."""
         enter = [
             "nsenter",
             "--target",
@@ -87,10 +87,11 @@ class DebianRoot:
             "chroot",
             str(self.path),
         ]
+        chroot = ["chroot", f"--userspec={user}:{user}", str(self.path)]
         given = {"PATH": _PATH, "HOME": "/root", "LANG": "C.UTF-8", **variables}
         clean = ["/usr/bin/env", "-i", *(f"{name}={value}" for name, value in given.items())]
         return subprocess.Popen(
-            [*enter, "chroot", str(self.path), *clean, *argv],
+            [*enter, *chroot, *clean, *argv],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -98,9 +99,9 @@ class DebianRoot:
             errors="replace",
         )
 
-    def try_to(self, *argv: str, timeout_s: float = 900, **variables: str) -> Done:
+    def try_to(self, *argv: str, user: int = 0, timeout_s: float = 900, **variables: str) -> Done:
         """Run a command to its end, whatever that is."""
-        process = self.start(*argv, **variables)
+        process = self.start(*argv, user=user, **variables)
         try:
             out, said = process.communicate(timeout=timeout_s)
         except BaseException:
@@ -109,9 +110,9 @@ class DebianRoot:
             raise
         return Done(process.returncode, out, said)
 
-    def run(self, *argv: str, timeout_s: float = 900, **variables: str) -> str:
+    def run(self, *argv: str, user: int = 0, timeout_s: float = 900, **variables: str) -> str:
         """What a command printed. Raises: PermanentError when it fails."""
-        done = self.try_to(*argv, timeout_s=timeout_s, **variables)
+        done = self.try_to(*argv, user=user, timeout_s=timeout_s, **variables)
         if done.status:
             said = (done.out + done.said)[-2000:].strip()
             message = f"running {' '.join(argv)!r}: status {done.status}, it said:\n{said}"
@@ -130,24 +131,36 @@ class DebianRoot:
 
 
 @contextlib.contextmanager
+def running(path: Path, mounts: str, *words: str) -> Iterator[DebianRoot]:
+    """A root with namespaces of its own: all processes, mounts in it end with the block.
+
+    mounts: shell commands, for which $1 is the root, $2 and more are the words.
+    """
+    share = ("unshare", "--mount", "--pid", "--fork", "--kill-child")
+    script = f'set -eu\n{mounts}{_COMMON}exec "$0" -c {shlex.quote(_INIT)}'
+    argv = (*share, "sh", "-c", script, sys.executable, str(path), *words)
+    holder = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None
+        if not holder.stdout.readline():
+            raise PermanentError(ErrorCode.INTERNAL, f"mounting {str(path)!r} failed")
+        children = Path(f"/proc/{holder.pid}/task/{holder.pid}/children").read_text()
+        yield DebianRoot(path, int(children.split()[0]))
+    finally:
+        holder.kill()
+        holder.wait()
+        if holder.stdout is not None:
+            holder.stdout.close()
+
+
+@contextlib.contextmanager
 def debian_root(index: Path) -> Iterator[DebianRoot]:
-    """A fresh one with `index` at /wheels; its processes, mounts, files are gone afterwards."""
+    """A fresh Debian with `index` at /wheels; nothing of it is there afterwards."""
     base = make_base()
     with tempfile.TemporaryDirectory(prefix="snapstart-root-") as scratch:
         path = Path(scratch) / "root"
         with tarfile.open(base) as archive:
             archive.extractall(path, filter="fully_trusted")
-        # Afterwards the mount point is no news.
         (path / "wheels").mkdir()
-        share = ("unshare", "--mount", "--pid", "--fork", "--kill-child")
-        words = ("sh", "-c", _MOUNTS, "sh", str(path), str(index), sys.executable, _INIT)
-        holder = subprocess.Popen([*share, *words], stdout=subprocess.PIPE, text=True)
-        try:
-            assert holder.stdout is not None
-            if not holder.stdout.readline():
-                raise PermanentError(ErrorCode.INTERNAL, f"mounting {str(path)!r} failed")
-            children = Path(f"/proc/{holder.pid}/task/{holder.pid}/children").read_text()
-            yield DebianRoot(path, int(children.split()[0]))
-        finally:
-            holder.kill()
-            holder.wait()
+        with running(path, _WITH_WHEELS, str(index)) as root:
+            yield root
