@@ -12,7 +12,15 @@ from click.testing import CliRunner
 from agentd.cli.agentd import root
 from controlplane.cli import root as controlplane_root
 
-BAD = '[admission]\nmax_sesions = 3\n[log]\nlevel = "loud"\nformat = 1\n[lifetime]\nmax_ttl_s = 1.0\n'
+BAD = """
+[admission]
+max_sesions = 3
+[log]
+level = "loud"
+format = 1
+[lifetime]
+max_ttl_s = 1.0
+"""
 
 
 def write(tmp_path: Path, text: str) -> str:
