@@ -14,6 +14,7 @@ NATIVE := $(shell find native agentd/kuasar/pb -name '*.proto' -o -path native/M
 SEEDS  ?= 10000
 SEED   ?=
 DEATHS ?= 1000
+CPU_MINUTES ?= 10
 
 .DEFAULT_GOAL := help
 
@@ -130,6 +131,14 @@ docs: native ## the pages of docs/ as a site in build/docs-site
 test-upgrade: ## replace agentd, page server, control plane under load, to an older REVISION= and back
 	@deploy/run-target '$(JSON)' $(PY) -m tests.upgrade $(if $(REVISION),--revision $(REVISION))
 
+.PHONY: bench-cold
+bench-cold: ## what a disk costs the first fork of a template after a start of agentd
+	@deploy/run-target '$(JSON)' $(PY) -m bench.pager.qemu_cold
+
+.PHONY: fuzz
+fuzz: ## the page server's parsers under libFuzzer for CPU_MINUTES=10 in all
+	@deploy/run-target '$(JSON)' $(PY) -m tests.fuzz --cpu-minutes $(CPU_MINUTES)
+
 .PHONY: clean
 clean: ## remove what was built and fetched
-	rm -rf build $(VENV) agentd/*.so agentd/snap-pager agentd/kuasar/pb/*_pb2.py* native/build native/shim/*.c
+	rm -rf build $(VENV) agentd/*.so agentd/snap-pager agentd/kuasar/pb/*_pb2.py* native/build native/shim/*.c agentd/_version.py dist
