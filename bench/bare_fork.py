@@ -201,7 +201,7 @@ def machine_argv(qemu: str, accel: str, memory_mib: int, memory_fd: int, share: 
     tcg = accel == "tcg"
     ram = f"memory-backend-file,id=mem,size={memory_mib}M,mem-path=/proc/self/fd/{memory_fd}"
     return [
-        *(qemu, "-M", "pc-i440fx-7.2,memory-backend=mem"),
+        *(qemu, "-M", "pc-i440fx-7.2,memory-backend=mem,dump-guest-core=off"),
         *("-accel", "tcg,thread=multi" if tcg else accel),
         *("-object", f"{ram},share={'on' if share else 'off'}"),
         *("-cpu", "qemu64,+rdrand" if tcg else "host,-svm,-vmx"),

@@ -10,6 +10,7 @@ from typing import Final
 import click
 
 from agentd import __version__
+from agentd.cli.secrecy import keep_memory_private
 from agentd.errors import ErrorCode, SnapStartError
 from agentd.settings import Settings, example_env_file, example_file, load_settings, read_settings
 from snapstart_settings import show_json, show_toml, tell
@@ -60,6 +61,7 @@ def serve(
         return load_settings(_choose_file(file), {**os.environ, **given})
 
     settings = load()
+    keep_memory_private()
     from agentd.daemon import run
 
     run(settings, os.environ, load)

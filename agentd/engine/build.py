@@ -113,7 +113,7 @@ class Builder:
         """
         stages = _Stages(order.name, self._tracer, on_stage, {})
         stages.enter("image")
-        image = await asyncio.to_thread(self._open_image, order.image)
+        image = await asyncio.to_thread(self._open_image, order)
         stages.enter("boot")
         async with self._machines.intended(order.vm_id, Role.BUILD) as run_dir:
             vm = await self._vmm.boot(boot_spec(order.vm_id, run_dir, image, order.machine))
@@ -148,8 +148,10 @@ class Builder:
         stages.enter("ready")
         return Built(loaded, stages.times_ms)
 
-    def _open_image(self, path_or_key: str) -> Image:
-        image = load_image(path_or_key, self._settings.image_cache_dir)
+    def _open_image(self, order: BuildOrder) -> Image:
+        image = load_image(order.image, self._settings.image_cache_dir)
+        # First: nobody waits for a digest of what could not be booted for its size.
+        require_memory(image.manifest, order.machine.memory_mib)
         image.verify_digests()
         return image
 

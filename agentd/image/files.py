@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Final
 
 from agentd.errors import ConfigError, ErrorCode, PermanentError, SnapStartError, TransientError
+from agentd.image.opening import opened_regular
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _DENIED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
-_CHUNK_BYTES: Final = 1 << 20
 
 
 @contextmanager
@@ -77,11 +77,8 @@ class HashingFile:
 
 def hash_file(path: Path) -> str:
     """The sha256 of a file's content."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+    with opened_regular(path) as fd, open(fd, "rb", closefd=False) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def fsync_dir(path: Path) -> None:

@@ -14,8 +14,10 @@ import msgspec
 from agentd.errors import ErrorCode, PermanentError, SnapStartError
 from agentd.image.files import fsync_dir, hash_file, os_errors
 from agentd.image.manifest import FORMAT_VERSION, FileRecord, ImageManifest
+from agentd.image.opening import opened_regular
 
 MANIFEST_NAME: Final = "image.json"
+_MANIFEST_BYTES: Final = 1 << 20  # a hundred packages take 30 KiB
 _KEY: Final = re.compile(r"[0-9a-f]{64}")
 _TAKEN: Final = frozenset({errno.ENOTEMPTY, errno.EEXIST})
 
@@ -68,11 +70,12 @@ def load_image(path_or_key: Path | str, cache_dir: Path) -> Image:
     Raises: PermanentError if it is missing or damaged; ConfigError if it may not be read.
     """
     is_key = isinstance(path_or_key, str) and _KEY.fullmatch(path_or_key)
-    directory = images_dir(cache_dir) / path_or_key if is_key else Path(path_or_key)
+    named = images_dir(cache_dir) / path_or_key if is_key else Path(path_or_key)
+    # What leads to the image is followed once, here; what is in it, or changes later, never.
+    directory = named.resolve()
     with os_errors(f"opening the guest image {str(directory)!r}"):
         try:
-            content = (directory / MANIFEST_NAME).read_bytes()
-            manifest = msgspec.json.decode(content, type=ImageManifest)
+            manifest = msgspec.json.decode(_read_manifest(directory), type=ImageManifest)
         except msgspec.MsgspecError as exc:
             raise _damaged(directory, f"{MANIFEST_NAME}: {exc}") from exc
         if manifest.format_version != FORMAT_VERSION:
@@ -157,10 +160,19 @@ def _rename(source: Path, target: Path) -> bool:
     return True
 
 
+def _read_manifest(directory: Path) -> bytes:
+    with opened_regular(directory / MANIFEST_NAME) as fd:
+        content = os.pread(fd, _MANIFEST_BYTES + 1, 0)
+    if len(content) > _MANIFEST_BYTES:
+        raise _damaged(directory, f"{MANIFEST_NAME} is longer than {_MANIFEST_BYTES} bytes")
+    return content
+
+
 def _check_size(directory: Path, record: FileRecord) -> None:
-    if "/" in record.name:
-        raise _damaged(directory, f"{MANIFEST_NAME} names {record.name!r}, outside the image")
-    size = (directory / record.name).stat().st_size
+    if record.name in ("", ".", "..") or set(record.name) & {"/", "\0"}:
+        raise _damaged(directory, f"{MANIFEST_NAME} names {record.name!r}, no file of the image")
+    with opened_regular(directory / record.name) as fd:
+        size = os.fstat(fd).st_size
     if size != record.size_bytes:
         raise _damaged(directory, f"{record.name} has {size} bytes, not {record.size_bytes}")
 

@@ -1,8 +1,8 @@
 """Give each machine a control group where the host has version 2.
 
 The group shows what a machine uses, apart from all others
-(Documentation/admin-guide/cgroup-v2.rst, "cpu.stat"). No limit is written to it: controllers cannot
-be enabled for the children of a group that has processes of its own, as the daemon's has. Groups
+(Documentation/admin-guide/cgroup-v2.rst, "cpu.stat"), and bounds that where controllers can be
+had (`limits.py`): not below a group that has processes of its own, as the daemon's has. Groups
 hang below that one, so that a service manager keeps the whole tree.
 """
 
@@ -13,6 +13,8 @@ import glob
 import os
 from dataclasses import dataclass
 from pathlib import Path
+
+from agentd.vmm.limits import Limits, offer_controllers, write_limits
 
 
 def parse_cgroup2_mount(mounts: str) -> Path | None:
@@ -54,13 +56,20 @@ class CgroupTree:
     def _prefix(self) -> str:
         return f"snapstart-{self.installation}-"
 
-    def create(self, vm_id: str) -> int:
+    def offer_controllers(self) -> None:
+        """Let machines have limits, where that is possible; once, before the first of them."""
+        if self.root is not None:
+            offer_controllers(self.root)
+
+    def create(self, vm_id: str, limits: Limits | None = None) -> int:
         """Make a machine's group; returns a directory fd owned by the caller, or -1."""
         if self.root is None:
             return -1
         path = self.root / f"{self._prefix}{vm_id}"
         try:
             path.mkdir(exist_ok=True)
+            if limits is not None:
+                write_limits(path, limits)
             return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError:
             self.remove(vm_id)

@@ -37,6 +37,7 @@ from agentd.vmm.explain import add_console
 from agentd.vmm.find import Finder, named_by_first_word, open_recorded, read_start_ticks
 from agentd.vmm.guest import start_guest
 from agentd.vmm.launch import opened
+from agentd.vmm.limits import Limits, choose_limits
 from agentd.vmm.machine import ConsoleLog
 from agentd.vmm.require import KVM_DEVICE, require_access, require_compatible
 from agentd.vmm.start import Progress, unless_dead
@@ -116,7 +117,8 @@ class CloudHypervisor:
     async def boot(self, spec: BootSpec) -> CloudMachine:
         """Start a machine from an image; returns once its monitor runs the kernel."""
         progress = Progress(_BOOT_S)
-        with self._launch(spec.vm_id, spec.run_dir) as launch:
+        limits = choose_limits(spec.machine, is_copied=True)
+        with self._launch(spec, limits) as launch:
             limit_bytes = spec.machine.memory_mib * MIB + MARGIN_BYTES
             machine = await self._spawn_boot(launch, spec, limit_bytes)
             config = configs.boot_config(
@@ -129,7 +131,8 @@ class CloudHypervisor:
     async def boot_session(self, spec: BootSpec, prepare: bytes, *, deadline_s: float) -> Started:
         """Boot a machine cold, inject its identity, wait until it has started."""
         progress = Progress(deadline_s)
-        with self._launch(spec.vm_id, spec.run_dir) as launch:
+        limits = choose_limits(spec.machine)
+        with self._launch(spec, limits) as launch:
             machine = await self._spawn_boot(launch, spec, self._file_limit(spec.machine))
             progress.reached("spawn")
             config = configs.boot_config(spec.machine, spec.cmdline, is_shared=False)
@@ -147,7 +150,8 @@ class CloudHypervisor:
         manifest = template.manifest
         require_compatible(self, manifest, self.facts(manifest.machine))
         snapshot = self._restorer.read(template)
-        with self._launch(spec.vm_id, spec.run_dir) as launch:
+        limits = choose_limits(manifest.machine)
+        with self._launch(spec, limits) as launch:
             launch.inherit(template.memory_fd, configs.MEMORY_FD)
             machine = await self._spawn(launch, self._file_limit(manifest.machine))
             progress.reached("spawn")
@@ -164,8 +168,11 @@ class CloudHypervisor:
         progress.reached("load")
         await api.resume(deadline_s=progress.left_s)
 
-    def _launch(self, vm_id: str, run_dir: Path) -> contextlib.AbstractContextManager[CloudLaunch]:
-        return opened(CloudLaunch(vm_id, run_dir, self._settings.user_of(vm_id)), self._cgroups)
+    def _launch(
+        self, spec: BootSpec | ForkSpec, limits: Limits
+    ) -> contextlib.AbstractContextManager[CloudLaunch]:
+        launch = CloudLaunch(spec.vm_id, spec.run_dir, self._settings.user_of(spec.vm_id))
+        return opened(launch, self._cgroups, limits)
 
     def _file_limit(self, shape: Shape) -> int:
         """What a monitor whose machine is not to be saved may write to one file."""

@@ -78,4 +78,5 @@ def open_cloud_hypervisor(
     )
     cgroups = CgroupTree.find(installation)
     cgroups.remove_empty()
+    cgroups.offer_controllers()
     return CloudHypervisor(settings, cgroups, starts, offload)

@@ -31,6 +31,7 @@ from agentd.vmm.firecracker_save import take_over
 from agentd.vmm.firecracker_spawn import FirecrackerSettings, Spawner
 from agentd.vmm.firecracker_versions import Version
 from agentd.vmm.guest import start_guest
+from agentd.vmm.limits import choose_limits
 from agentd.vmm.require import KVM_DEVICE, require_access, require_compatible
 from agentd.vmm.start import Progress, unless_dead
 from agentd.vmm.vmm import BootSpec, Checkpoint, ForkSpec, Started, Vm, VmRecord
@@ -91,7 +92,8 @@ class Firecracker:
     async def boot(self, spec: BootSpec) -> FirecrackerMachine:
         """Start a machine from an image; returns once its monitor has begun to run it."""
         progress = Progress(_BOOT_S)
-        with self._spawner.launch(spec.vm_id, spec.run_dir) as launch:
+        limits = choose_limits(spec.machine, is_copied=True)
+        with self._spawner.launch(spec, limits) as launch:
             machine = await self._spawner.start_to_boot(launch, spec, is_to_be_saved=True)
             async with self._starting(machine, progress) as api:
                 await unless_dead(machine, self._boot(api, spec, progress))
@@ -100,7 +102,8 @@ class Firecracker:
     async def boot_session(self, spec: BootSpec, prepare: bytes, *, deadline_s: float) -> Started:
         """Boot a machine cold, inject its identity, wait until it has started."""
         progress = Progress(deadline_s)
-        with self._spawner.launch(spec.vm_id, spec.run_dir) as launch:
+        limits = choose_limits(spec.machine)
+        with self._spawner.launch(spec, limits) as launch:
             machine = await self._spawner.start_to_boot(launch, spec, is_to_be_saved=False)
             progress.reached("spawn")
             async with self._starting(machine, progress) as api:
@@ -115,7 +118,8 @@ class Firecracker:
         check_sealed(template)
         manifest = template.manifest
         require_compatible(self, manifest, self.facts(manifest.machine))
-        with self._spawner.launch(spec.vm_id, spec.run_dir) as launch:
+        limits = choose_limits(manifest.machine)
+        with self._spawner.launch(spec, limits) as launch:
             launch.inherit(template.memory_fd, configs.MEMORY_FD)
             launch.inherit(template.state_fd, configs.STATE_FD)
             machine = await self._spawner.start(launch)

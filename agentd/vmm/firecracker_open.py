@@ -52,4 +52,5 @@ def open_firecracker(
     )
     cgroups = CgroupTree.find(installation)
     cgroups.remove_empty()
+    cgroups.offer_controllers()
     return Firecracker(settings, cgroups, starts, paging)

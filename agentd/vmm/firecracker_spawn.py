@@ -19,7 +19,8 @@ from agentd.vmm.firecracker_launch import FirecrackerLaunch
 from agentd.vmm.firecracker_machine import FirecrackerMachine, SaveFiles
 from agentd.vmm.firecracker_versions import Program
 from agentd.vmm.launch import opened
-from agentd.vmm.vmm import BootSpec, VmRecord
+from agentd.vmm.limits import Limits
+from agentd.vmm.vmm import BootSpec, ForkSpec, VmRecord
 
 # What a monitor may write to one file: its log; of a machine that will be saved, its memory.
 _MAX_FILE_BYTES: Final = 16 * MIB
@@ -54,11 +55,11 @@ class Spawner:
         self._pool = pool
 
     def launch(
-        self, vm_id: str, run_dir: Path
+        self, spec: BootSpec | ForkSpec, limits: Limits
     ) -> contextlib.AbstractContextManager[FirecrackerLaunch]:
         """What one start holds, as `agentd.vmm.launch.opened` does."""
-        launch = FirecrackerLaunch(vm_id, run_dir, self._settings.user_of(vm_id))
-        return opened(launch, self._cgroups)
+        launch = FirecrackerLaunch(spec.vm_id, spec.run_dir, self._settings.user_of(spec.vm_id))
+        return opened(launch, self._cgroups, limits)
 
     async def start_to_boot(
         self, launch: FirecrackerLaunch, spec: BootSpec, *, is_to_be_saved: bool

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from agentd.errors import ErrorCode
+from agentd.image.opening import open_regular
 from agentd.store.failures import WRITING, translated
 from agentd.vmm.cgroup import CgroupTree
+from agentd.vmm.limits import Limits
 
 DIRECTORY: Final = "vm"
 """In a run directory: what belongs to the machine's user, of monitors that need a directory."""
@@ -64,11 +66,12 @@ class Launch:
 
     def inherit_reopened(self, fd: int, number: int) -> None:
         """As `inherit`, with a read offset of its own."""
-        self.inherit_file(Path(f"/proc/self/fd/{fd}"), number)
+        again = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+        self.inherit(self.own(again), number)
 
     def inherit_file(self, path: Path, number: int) -> None:
-        """Let the machine read a file that its user could not reach by path."""
-        self.inherit(self.own(os.open(path, os.O_RDONLY | os.O_CLOEXEC)), number)
+        """Let the machine read a file that its user could not reach; no link is followed."""
+        self.inherit(self.own(open_regular(path)), number)
 
     def close(self) -> None:
         """Give back what was not kept. Idempotent."""
@@ -79,14 +82,14 @@ LaunchT = TypeVar("LaunchT", bound=Launch)
 
 
 @contextmanager
-def opened(launch: LaunchT, cgroups: CgroupTree) -> Iterator[LaunchT]:
-    """What one start holds, in a control group of its own; given back when it is over, except what
-    was kept.
+def opened(launch: LaunchT, cgroups: CgroupTree, limits: Limits) -> Iterator[LaunchT]:
+    """What one start holds, in a bounded control group; given back when it is over,
+    except what was kept.
     """
     doing = f"starting machine {launch.vm_id} in {str(launch.run_dir)!r}"
     with translated(doing, WRITING, ErrorCode.CONFIG_INVALID):
         try:
-            launch.cgroup_fd = cgroups.create(launch.vm_id)
+            launch.cgroup_fd = cgroups.create(launch.vm_id, limits)
             if launch.cgroup_fd >= 0:
                 launch.own(launch.cgroup_fd)
             launch.open()

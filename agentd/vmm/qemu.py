@@ -27,6 +27,7 @@ from agentd.vmm.cgroup import CgroupTree
 from agentd.vmm.explain import add_console, explain
 from agentd.vmm.find import Finder, named_by_option, open_recorded, read_start_ticks
 from agentd.vmm.launch import opened
+from agentd.vmm.limits import choose_limits
 from agentd.vmm.machine import QMP_SOCKET, Booted, ConsoleLog, Machine
 from agentd.vmm.qemu_launch import QemuLaunch
 from agentd.vmm.require import KVM_DEVICE, require_access, require_compatible
@@ -105,7 +106,7 @@ class Qemu:
 
     async def boot(self, spec: BootSpec) -> Machine:
         """Start a machine from an image; returns as soon as the process runs."""
-        with opened(self._launch(spec.vm_id, spec.run_dir), self._cgroups) as launch:
+        with self._launch(spec, spec.machine) as launch:
             request, boot = self._boot_request(launch, spec)
             process = await native.run(
                 lambda _cancel: native.spawn(request),
@@ -120,7 +121,7 @@ class Qemu:
 
     async def boot_session(self, spec: BootSpec, prepare: bytes, *, deadline_s: float) -> Started:
         """Boot a machine cold, inject its identity, wait until it has started."""
-        with opened(self._launch(spec.vm_id, spec.run_dir), self._cgroups) as launch:
+        with self._launch(spec, spec.machine) as launch:
             request, boot = self._boot_request(launch, spec)
             return await self._start(launch, request, prepare, deadline_s, boot)
 
@@ -129,7 +130,7 @@ class Qemu:
         check_sealed(template)
         shape = template.manifest.machine
         require_compatible(self, template.manifest, self.facts(shape))
-        with opened(self._launch(spec.vm_id, spec.run_dir), self._cgroups) as launch:
+        with self._launch(spec, shape) as launch:
             launch.inherit(template.memory_fd, qemu_argv.MEMORY_FD)
             launch.inherit_reopened(template.state_fd, qemu_argv.STATE_FD)
             argv = qemu_argv.fork_argv(shape, self._settings.accelerator, self._name(spec.vm_id))
@@ -139,8 +140,12 @@ class Qemu:
     def _name(self, vm_id: str) -> str:
         return qemu_argv.marker(self._settings.installation, vm_id)
 
-    def _launch(self, vm_id: str, run_dir: Path) -> QemuLaunch:
-        return QemuLaunch(vm_id, run_dir, self._settings.user_of(vm_id))
+    def _launch(
+        self, spec: BootSpec | ForkSpec, shape: Shape
+    ) -> contextlib.AbstractContextManager[QemuLaunch]:
+        launch = QemuLaunch(spec.vm_id, spec.run_dir, self._settings.user_of(spec.vm_id))
+        is_emulated = self._settings.accelerator == qemu_argv.TCG
+        return opened(launch, self._cgroups, choose_limits(shape, is_emulated=is_emulated))
 
     def _boot_request(
         self, launch: QemuLaunch, spec: BootSpec

@@ -98,7 +98,8 @@ def _private_argv(
     mapping = "on" if share else "off"
     return (
         *("-name", f"guest={name}"),
-        *("-M", f"{MACHINE_TYPE},memory-backend=mem"),
+        # Guest memory is left out of a dump of QEMU, whoever makes one.
+        *("-M", f"{MACHINE_TYPE},memory-backend=mem,dump-guest-core=off"),
         *("-accel", accelerator.option),
         *("-object", f"{memory},mem-path=/proc/self/fd/{MEMORY_FD},share={mapping}"),
         *("-chardev", f"socket,id=qmp,fd={QMP_FD},server=on,wait=off"),

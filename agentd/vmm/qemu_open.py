@@ -62,4 +62,5 @@ def open_qemu(
     )
     cgroups = CgroupTree.find(installation)
     cgroups.remove_empty()
+    cgroups.offer_controllers()
     return Qemu(settings, cgroups, starts)

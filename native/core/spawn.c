@@ -91,7 +91,9 @@ CHILD_CODE static int child_signals(void)
 
 CHILD_CODE static int child_limits(const struct spawn_spec *spec)
 {
-        struct rlimit core = { 0, 0 }, fsize = { spec->fsize_bytes, spec->fsize_bytes };
+        /* No core dump, also to a handler such as systemd-coredump: the kernel asks nobody's limit when
+         * it pipes, with the one exception of 1 (fs/coredump.c, do_coredump()), too little for a file. */
+        struct rlimit core = { 1, 1 }, fsize = { spec->fsize_bytes, spec->fsize_bytes };
 
         if (setrlimit(RLIMIT_CORE, &core) < 0)
                 return -1;

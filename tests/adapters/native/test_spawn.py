@@ -86,6 +86,15 @@ def test_identity_is_dropped_with_all_groups(tmp_path: Path) -> None:
     assert os.geteuid() == 0
 
 
+def test_no_core_is_dumped_not_even_to_a_handler(tmp_path: Path) -> None:
+    """A limit of 1, not 0: the kernel heeds no other one when it pipes dumps to a program."""
+    command = "grep 'core file' /proc/self/limits; kill -ABRT $$"
+    status, output = run(command, tmp_path, env={"PATH": "/usr/bin:/bin"})
+    assert output.split() == ["Max", "core", "file", "size", "1", "1", "bytes"]
+    assert os.WIFSIGNALED(status)
+    assert not os.WCOREDUMP(status)
+
+
 def test_child_is_born_in_its_cgroup(tmp_path: Path, cgroup: Path) -> None:
     cgroup_fd = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -28,7 +28,7 @@ DEVICES = (
 def private(share: str) -> tuple[str, ...]:
     return (
         *("-name", "guest=snapstart/inst/s-1"),
-        *("-M", "pc-i440fx-7.2,memory-backend=mem"),
+        *("-M", "pc-i440fx-7.2,memory-backend=mem,dump-guest-core=off"),
         *("-accel", "tcg,thread=multi"),
         "-object",
         f"memory-backend-file,id=mem,size=512M,mem-path=/proc/self/fd/12,share={share}",
