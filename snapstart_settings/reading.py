@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -141,6 +143,7 @@ class _Reader(Generic[T]):
     def take_file(self, file: Path) -> None:
         try:
             with file.open("rb") as stream:
+                self._check_owner(file, os.fstat(stream.fileno()))
                 raw = tomllib.load(stream)
         except OSError as exc:
             self._refuse("", str(file), f"{exc.strerror}", "create it or name another file")
@@ -149,6 +152,16 @@ class _Reader(Generic[T]):
         else:
             for group, fields in raw.items():
                 self._take_group(group, fields, Origin("file", str(file)))
+
+    def _check_owner(self, file: Path, status: os.stat_result) -> None:
+        """Who may write the settings decides which programs are run."""
+        if status.st_uid not in (0, os.geteuid()):
+            what = f"it belongs to uid {status.st_uid}"
+        elif status.st_mode & stat.S_IWOTH:
+            what = f"its mode is {stat.S_IMODE(status.st_mode):04o}: anybody may write it"
+        else:
+            return
+        self._refuse("", str(file), what, "make it root's or this user's, with mode 0644")
 
     def _take_group(self, group: str, fields: object, origin: Origin) -> None:
         if group not in self._known or not isinstance(fields, dict):

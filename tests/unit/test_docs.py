@@ -368,15 +368,34 @@ def test_every_defect_has_a_test_or_names_what_is_absent() -> None:
         assert "`" in proof, f"defect {number} names no code"
 
 
-def test_the_tests_of_defects_exist() -> None:
+def absent_tests(text: str) -> list[str]:
+    """Of the tests that a text names, those that no file, or more than one, could have."""
     known = names_of_tests()
     wrong = []
-    for number, (_, proof) in defect_rows().items():
-        for file, name in re.findall(r"`([\w/]+\.py)::(\w+)`", proof):
-            homes = [path for path in known if f"/{path}".endswith(f"/{file}")]
-            if len(homes) != 1 or name not in known[homes[0]]:
-                wrong.append(f"{number}: {file}::{name} ({len(homes)} files of that name)")
-    assert wrong == []
+    for file, name in re.findall(r"`([\w/]+\.py)::(\w+)`", text):
+        homes = [path for path in known if f"/{path}".endswith(f"/{file}")]
+        if len(homes) != 1 or name not in known[homes[0]]:
+            wrong.append(f"{file}::{name} ({len(homes)} files of that name)")
+    return wrong
+
+
+def test_the_tests_of_defects_exist() -> None:
+    assert absent_tests(read("defects.md")) == []
+
+
+def test_the_tests_that_the_security_page_names_exist() -> None:
+    assert absent_tests(read("security.md")) == []
+
+
+THREATS = ("guest", "pod author", "user of the host", "node credential", "artifact")
+
+
+@pytest.mark.parametrize("threat", THREATS)
+def test_every_line_about_a_threat_names_a_test(threat: str) -> None:
+    (title,) = re.findall(rf"^## (.*{threat})$", read("security.md"), re.M)
+    told = [row for row in rows(section(read("security.md"), title)) if row[0][0] != "-"][1:]
+    assert len(told) >= 4
+    assert [row[0] for row in told if "::test_" not in row[2]] == []
 
 
 # --- examples ------------------------------------------------------------------------------------

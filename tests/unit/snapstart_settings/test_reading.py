@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from snapstart_settings import Finding, Group, Source, read, show_json, show_toml, tell
 
@@ -88,6 +90,21 @@ def test_a_file_that_cannot_be_read_hides_no_problem_of_the_environment(tmp_path
         str(tmp_path / "none"),
         "environment variable HOUSE_X__Y",
     ]
+
+
+@pytest.mark.parametrize("harm", ["mode", "owner"])
+def test_a_file_that_others_may_write_is_refused(tmp_path: Path, harm: str) -> None:
+    """It names the programs that are run."""
+    file = write(tmp_path, "[front]\nwidth_cm = 90\n")
+    if harm == "mode":
+        file.chmod(0o666)
+    elif os.geteuid() == 0:
+        os.chown(file, 65534, 65534)
+    else:
+        pytest.skip("only root can give a file away")
+    (problem,) = read(SOURCE, file, {}).problems
+    assert problem.where == str(file)
+    assert ("uid 65534" if harm == "owner" else "0666") in problem.what
 
 
 def test_what_follows_from_a_known_problem_is_not_told(tmp_path: Path) -> None:

@@ -56,8 +56,8 @@ def test_a_host_without_controllers_makes_groups_without_limits(tmp_path: Path) 
     assert list((tmp_path / "snapstart-i-s-1").iterdir()) == []
 
 
-def test_a_group_whose_limit_is_refused_starts_no_machine_in_it(tmp_path: Path) -> None:
-    """Unbounded in its group would look as if it were bounded; without a group it is told."""
+def test_a_group_whose_limit_is_refused_is_not_used(tmp_path: Path) -> None:
+    """Without its limit it would look like one that is bounded."""
     group = as_group(tmp_path / "snapstart-i-s-1")
     (group / "memory.max").mkdir()  # writing to it fails as a refusal of the kernel's does
     assert CgroupTree(tmp_path, "i").create("s-1", LIMITS) == -1
