@@ -20,7 +20,9 @@ def keep_memory_private() -> None:
     PR_SET_DUMPABLE also keeps ptrace(2) and /proc/PID/mem from all but CAP_SYS_PTRACE.
     Raises: OSError.
     """
-    resource.setrlimit(resource.RLIMIT_CORE, (_NO_CORE, _NO_CORE))
+    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    core = 0 if hard == 0 else _NO_CORE  # who has a limit of 0 may not raise it
+    resource.setrlimit(resource.RLIMIT_CORE, (core, core))
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), "PR_SET_DUMPABLE")

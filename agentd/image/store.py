@@ -72,7 +72,7 @@ def load_image(path_or_key: Path | str, cache_dir: Path) -> Image:
     is_key = isinstance(path_or_key, str) and _KEY.fullmatch(path_or_key)
     named = images_dir(cache_dir) / path_or_key if is_key else Path(path_or_key)
     # What leads to the image is followed once, here; what is in it, or changes later, never.
-    directory = named.resolve()
+    directory = Path(os.path.realpath(named))
     with os_errors(f"opening the guest image {str(directory)!r}"):
         try:
             manifest = msgspec.json.decode(_read_manifest(directory), type=ImageManifest)

@@ -91,10 +91,15 @@ CHILD_CODE static int child_signals(void)
 
 CHILD_CODE static int child_limits(const struct spawn_spec *spec)
 {
-        /* No core dump, also to a handler such as systemd-coredump: the kernel asks nobody's limit when
-         * it pipes, with the one exception of 1 (fs/coredump.c, do_coredump()), too little for a file. */
-        struct rlimit core = { 1, 1 }, fsize = { spec->fsize_bytes, spec->fsize_bytes };
+        struct rlimit core, fsize = { spec->fsize_bytes, spec->fsize_bytes };
 
+        /* No core dump, also to a handler such as systemd-coredump: the kernel asks nobody's limit when
+         * it pipes, with the one exception of 1 (fs/coredump.c, do_coredump()), too little for a file.
+         * Who has a limit of 0 may not raise it. */
+        if (getrlimit(RLIMIT_CORE, &core) < 0)
+                return -1;
+        core.rlim_max = core.rlim_max > 1 ? 1 : core.rlim_max;
+        core.rlim_cur = core.rlim_max;
         if (setrlimit(RLIMIT_CORE, &core) < 0)
                 return -1;
         return spec->fsize_bytes ? setrlimit(RLIMIT_FSIZE, &fsize) : 0;

@@ -35,6 +35,16 @@ def test_it_can_neither_be_dumped_nor_looked_into(tmp_path: Path) -> None:
     assert done.stdout.split() == ["1", "0", "1", "1"], done.stderr
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_who_may_have_no_core_dump_at_all_is_content(tmp_path: Path) -> None:
+    before = "import os, resource\nfrom agentd.cli import secrecy\n"
+    before += (
+        "resource.setrlimit(resource.RLIMIT_CORE, (0, 0))\nos.setresuid(65534, 65534, 65534)\n"
+    )
+    done = run(before + "secrecy.keep_memory_private()\nprint('well')", tmp_path)
+    assert done.stdout == "well\n", done.stderr
+
+
 @pytest.mark.skipif(
     Path("/proc/sys/kernel/core_pattern").read_text().strip() != "core",
     reason="core dumps go elsewhere on this host",

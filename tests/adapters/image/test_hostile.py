@@ -142,6 +142,14 @@ def test_a_link_that_leads_to_an_image_is_the_operators_own(
     image.verify_digests()
 
 
+def test_links_that_lead_in_a_circle_are_no_image(tmp_path: Path) -> None:
+    link = tmp_path / "circle"
+    link.symlink_to(link)
+    with pytest.raises(PermanentError) as caught:
+        load_image(link, tmp_path)
+    assert caught.value.code is ErrorCode.IMAGE_INVALID
+
+
 def test_an_opened_file_leaves_no_other_descriptor(directory: Path) -> None:
     before = set(os.listdir("/proc/self/fd"))
     fd = open_regular(directory / "kernel")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import select
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -93,6 +95,30 @@ def test_no_core_is_dumped_not_even_to_a_handler(tmp_path: Path) -> None:
     assert output.split() == ["Max", "core", "file", "size", "1", "1", "bytes"]
     assert os.WIFSIGNALED(status)
     assert not os.WCOREDUMP(status)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_who_may_have_no_core_dump_at_all_starts_programs_all_the_same() -> None:
+    """A limit that is 0 cannot be raised, not even to 1."""
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o777)
+        assert status_as_nobody(Path(directory)) == 7
+
+
+def status_as_nobody(directory: Path) -> int:
+    """What a program ends with that somebody without a hard limit for core dumps starts."""
+    pid = os.fork()
+    if pid == 0:
+        ended = 1
+        try:
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            os.setresuid(NOBODY[0], NOBODY[0], NOBODY[0])
+            status, _ = run("exit 7", directory)
+            ended = os.waitstatus_to_exitcode(status)
+        finally:
+            os._exit(ended)
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status)
 
 
 def test_child_is_born_in_its_cgroup(tmp_path: Path, cgroup: Path) -> None:
