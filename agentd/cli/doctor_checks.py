@@ -1,31 +1,21 @@
-"""Look at this machine and say what SnapStart will miss on it."""
+"""Hold what a check is, with those that every node needs, whatever runs its machines."""
 
 from __future__ import annotations
 
 import enum
-import fcntl
 import os
 import platform
 import re
-import shutil
-import subprocess
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
-
-import psutil
 
 from agentd.client import calls
 from agentd.client.transport import Transport
 from agentd.errors import ErrorCode, SnapStartError
-from agentd.units import MIB
 
-_QEMU = "qemu-system-x86_64"
-_MIN_QEMU = (7, 2)
-_MIN_MEMORY_MIB = 1024
-_MIN_DISK_MIB = 2048
-_KVM_GET_API_VERSION = 0xAE00  # linux/kvm.h; answers 12 on every kernel in use
+DAEMON_S: Final = 10.0  # a loop that turns answers at once; one of a full host within seconds
 
 
 class Level(enum.StrEnum):
@@ -34,6 +24,8 @@ class Level(enum.StrEnum):
     OK = "ok"
     WARN = "warn"
     FAIL = "fail"
+    # It was not looked at, or nobody needs it here; the detail says why.
+    SKIP = "skip"
 
 
 @dataclass(frozen=True)
@@ -44,6 +36,21 @@ class Check:
     level: Level
     detail: str
     hint: str = ""
+
+    @property
+    def id(self) -> str:
+        """For programs; never changes its meaning."""
+        return self.name.replace(" ", "-")
+
+    def document(self) -> dict[str, str]:
+        """For --json."""
+        return {
+            "id": self.id,
+            "name": self.name,
+            "level": self.level.value,
+            "detail": self.detail,
+            "hint": self.hint,
+        }
 
 
 @dataclass(frozen=True)
@@ -66,12 +73,9 @@ class Host:
 Look = Callable[[Host], Check]
 
 
-def run_checks(host: Host, looks: Iterable[Look] | None = None) -> list[Check]:
-    """Every check of a machine that runs VMs of ours, the basic ones first, or those given.
-
-    None of them raises or changes anything.
-    """
-    return [look(host) for look in (MACHINE if looks is None else looks)]
+def run_checks(host: Host, looks: Iterable[Look]) -> list[Check]:
+    """Those given, in their order. None of them raises or changes anything."""
+    return [look(host) for look in looks]
 
 
 def check_linux(_host: Host) -> Check:
@@ -89,101 +93,6 @@ def check_linux(_host: Host) -> Check:
 def check_python(_host: Host) -> Check:
     """The interpreter; one too old for this package could not have started it."""
     return Check("python", Level.OK, platform.python_version())
-
-
-def check_qemu(host: Host) -> Check:
-    """The emulator and its version."""
-    path = shutil.which(_QEMU, path=host.environ.get("PATH"))
-    hint = "apt-get install qemu-system-x86"
-    if path is None:
-        return Check("qemu", Level.FAIL, f"{_QEMU} is not in PATH", hint)
-    try:
-        done = subprocess.run(
-            [path, "--version"], capture_output=True, text=True, timeout=10, check=True
-        )
-    except (OSError, subprocess.SubprocessError) as exc:
-        return Check("qemu", Level.FAIL, f"{path} does not run: {exc}", hint)
-    first = done.stdout.partition("\n")[0]
-    if _version(first) < _MIN_QEMU:
-        return Check("qemu", Level.FAIL, f"{path}: {first}", "use QEMU 7.2 or newer")
-    return Check("qemu", Level.OK, f"{path}: {first}")
-
-
-def check_kvm(host: Host) -> Check:
-    """Whether the cpu offers virtualisation and the kernel lets us use it."""
-    flags = re.search(r"^flags\s*:(.*)$", host.read("proc/cpuinfo"), re.MULTILINE)
-    found = {"vmx", "svm"} & set(flags.group(1).split() if flags else ())
-    if not found:
-        hint = "forks take 0.2-0.4 s under emulation; use a machine with (nested) virtualisation"
-        return Check("kvm", Level.WARN, "the cpu has neither vmx nor svm: TCG is used", hint)
-    flag = found.pop()
-    try:
-        fd = os.open(host.root / "dev/kvm", os.O_RDWR | os.O_CLOEXEC)
-    except PermissionError:
-        hint = "add the user of agentd to the group that owns /dev/kvm"
-        return Check("kvm", Level.WARN, f"cpu has {flag}, /dev/kvm is not permitted", hint)
-    except OSError as exc:
-        hint = f"modprobe kvm_{'intel' if flag == 'vmx' else 'amd'}"
-        return Check("kvm", Level.WARN, f"cpu has {flag}, /dev/kvm: {exc.strerror}", hint)
-    try:
-        version = fcntl.ioctl(fd, _KVM_GET_API_VERSION)
-    except OSError as exc:
-        hint = "check that /dev/kvm is the kernel's own device"
-        return Check("kvm", Level.WARN, f"/dev/kvm does not answer: {exc.strerror}", hint)
-    finally:
-        os.close(fd)
-    return Check("kvm", Level.OK, f"cpu has {flag}, /dev/kvm answers with API {version}")
-
-
-def check_memfd(_host: Host) -> Check:
-    """Whether memory can be sealed against change, memfd_create(2)."""
-    try:
-        fd = os.memfd_create("doctor", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    except OSError as exc:
-        hint = "allow memfd_create(2) in the container's seccomp profile"
-        return Check("memfd", Level.FAIL, f"memfd_create: {exc.strerror}", hint)
-    try:
-        seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
-        is_sealed = fcntl.fcntl(fd, fcntl.F_GET_SEALS) & seals == seals
-    except OSError as exc:
-        return Check("memfd", Level.FAIL, f"sealing: {exc.strerror}", "use Linux 3.17 or newer")
-    finally:
-        os.close(fd)
-    if not is_sealed:
-        return Check("memfd", Level.FAIL, "seals do not stick", "use another kernel")
-    return Check("memfd", Level.OK, "memory can be sealed")
-
-
-def check_cgroup(host: Host) -> Check:
-    """Whether each machine can have a control group of its own."""
-    if "cgroup2" in host.read("proc/mounts"):
-        return Check("cgroup", Level.OK, "cgroup v2: each machine gets a group of its own")
-    hint = "boot with systemd.unified_cgroup_hierarchy=1; without it, machines share agentd's group"
-    return Check("cgroup", Level.WARN, "no cgroup v2 is mounted", hint)
-
-
-def check_memory(_host: Host) -> Check:
-    """Memory for a template and a few forks."""
-    free_mib = psutil.virtual_memory().available // MIB
-    if free_mib < _MIN_MEMORY_MIB:
-        hint = f"free some: a template and its forks want {_MIN_MEMORY_MIB} MiB"
-        return Check("memory", Level.WARN, f"{free_mib} MiB available", hint)
-    return Check("memory", Level.OK, f"{free_mib} MiB available")
-
-
-def check_disk(host: Host) -> Check:
-    """Space for images and templates."""
-    place = host.state_dir
-    while not place.exists():
-        place = place.parent
-    free_mib = shutil.disk_usage(place).free // MIB
-    detail = f"{free_mib} MiB free below {place}"
-    if free_mib < _MIN_DISK_MIB:
-        return Check(
-            "disk", Level.WARN, detail, f"an image and a template want {_MIN_DISK_MIB} MiB"
-        )
-    return Check("disk", Level.OK, detail)
 
 
 def check_apt(host: Host) -> Check:
@@ -220,7 +129,7 @@ def check_daemon(host: Host) -> Check:
     """Whether the daemon answers, and with what."""
     transport = Transport(host.socket)
     try:
-        status = transport.send(calls.status())
+        status = transport.send(replace(calls.status(), timeout_s=DAEMON_S))
     except SnapStartError as exc:
         if exc.code is ErrorCode.AGENT_UNREACHABLE:
             return Check("daemon", Level.FAIL, exc.message, exc.hint)
@@ -234,19 +143,6 @@ def check_daemon(host: Host) -> Check:
     return Check("daemon", Level.OK, detail)
 
 
-MACHINE: Final[tuple[Look, ...]] = (
-    check_linux,
-    check_python,
-    check_qemu,
-    check_kvm,
-    check_memfd,
-    check_cgroup,
-    check_memory,
-    check_disk,
-    check_apt,
-    check_socket,
-    check_daemon,
-)
 # What every provider needs.
 DAEMON: Final[tuple[Look, ...]] = (check_linux, check_python, check_socket, check_daemon)
 

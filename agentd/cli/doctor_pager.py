@@ -6,7 +6,6 @@ Nothing is changed: what the kernel allows is tried in processes that end with t
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -279,8 +278,3 @@ def ask_systemctl(words: Sequence[str]) -> str:
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout
-
-
-def some_machine_uid(uid_base: int) -> int:
-    """A user that a machine may have: as root one of those set aside, else our own."""
-    return uid_base if os.geteuid() == 0 and uid_base else os.geteuid()

@@ -14,7 +14,7 @@ from agentd.cli.doctor_checks import DAEMON, Check, Host, Level, run_checks
 from agentd.cli.settings import Settings, common_options, pass_settings
 from agentd.cli.tables import Table
 from agentd.client.calls import default_socket
-from agentd.errors import ErrorCode
+from agentd.errors import ErrorCode, SnapStartError
 from agentd.settings import Kuasar, load_settings
 from agentd.settings import Settings as AgentdSettings
 
@@ -29,9 +29,7 @@ _DEFAULT_CONFIG: Final = Path("/etc/snapstart/agentd.toml")
 @click.option(
     "--state-dir",
     type=click.Path(path_type=Path),
-    default=Path("/var/lib/snapstart"),
-    show_default=True,
-    help="Where agentd keeps templates.",
+    help="Where agentd keeps templates [default: paths.data_dir of its settings].",
 )
 @click.option(
     "--provider",
@@ -51,21 +49,21 @@ _DEFAULT_CONFIG: Final = Path("/etc/snapstart/agentd.toml")
 @pass_settings
 def doctor(
     settings: Settings,
-    state_dir: Path,
+    state_dir: Path | None,
     provider: str | None,
     config_file: Path | None,
     pager: bool,
 ) -> int:
     """Check this machine and the daemon; exit code 11 if something must be repaired."""
     checks = (
-        _check_machine(settings, state_dir)
+        _check_machine(settings, state_dir, config_file)
         if provider is None
         else _check_provider(settings, state_dir, provider, config_file)
     )
     if pager:
         checks += _check_pager(settings, state_dir, config_file)
     settings.show(
-        {"checks": checks},
+        {"checks": [one.document() for one in checks]},
         lambda: Table(
             ("CHECK", "RESULT", "DETAIL", "WHAT TO DO"),
             [(one.name, one.level.value, one.detail, one.hint) for one in checks],
@@ -75,13 +73,28 @@ def doctor(
     return ErrorCode.CONFIG_INVALID.exit_code if has_failed else 0
 
 
-def _check_machine(settings: Settings, state_dir: Path) -> list[Check]:
+def _check_machine(
+    settings: Settings, state_dir: Path | None, config_file: Path | None
+) -> list[Check]:
+    """Settings that cannot be read are one of the things that are told."""
+    from agentd.cli.doctor_machine import Machine, run_machine_checks
+
+    problem = ""
+    try:
+        agentd = _agentds_settings(config_file)
+    except SnapStartError as exc:
+        problem, agentd = exc.message, load_settings(None, {})
+    host = _host(settings, state_dir, agentd)
+    return run_machine_checks(Machine(host, agentd, problem))
+
+
+def _host(settings: Settings, state_dir: Path | None, agentd: AgentdSettings) -> Host:
     socket = settings.socket or default_socket()
-    return run_checks(Host(Path("/"), socket, state_dir.absolute(), os.environ))
+    return Host(Path("/"), socket, (state_dir or agentd.data_dir).absolute(), os.environ)
 
 
 def _check_provider(
-    settings: Settings, state_dir: Path, provider: str, config_file: Path | None
+    settings: Settings, state_dir: Path | None, provider: str, config_file: Path | None
 ) -> list[Check]:
     """Raises: click.BadParameter for a provider that is not known; ConfigError."""
     from agentd.providers.local import PROVIDER as QEMU
@@ -92,36 +105,40 @@ def _check_provider(
         message = f"{provider!r} is not known here; use one of {', '.join(known)}"
         raise click.BadParameter(message, param_hint="'--provider'")
     if provider == QEMU:
-        return _check_machine(settings, state_dir)
+        return _check_machine(settings, state_dir, config_file)
     return _check_kuasar(settings, state_dir, agentd)
 
 
-def _check_kuasar(settings: Settings, state_dir: Path, agentd: AgentdSettings) -> list[Check]:
+def _check_kuasar(
+    settings: Settings, state_dir: Path | None, agentd: AgentdSettings
+) -> list[Check]:
     from agentd.cli.doctor_kuasar import Node, run_kuasar_checks
 
     socket = settings.socket or os.environ.get("SNAPSTART_SOCKET") or str(agentd.socket)
-    host = Host(Path("/"), socket, state_dir.absolute(), os.environ)
+    host = Host(Path("/"), socket, (state_dir or agentd.data_dir).absolute(), os.environ)
     node = Node(agentd, host.read("proc/self/mountinfo"), time.time())
     return run_checks(host, DAEMON) + run_kuasar_checks(node)
 
 
-def _check_pager(settings: Settings, state_dir: Path, config_file: Path | None) -> list[Check]:
+def _check_pager(
+    settings: Settings, state_dir: Path | None, config_file: Path | None
+) -> list[Check]:
     """Raises: ConfigError."""
+    from agentd.cli.doctor_machine import some_machine_uid
     from agentd.cli.doctor_pager import (
         PagerNode,
         Probes,
         ask_systemctl,
         run_pager_checks,
-        some_machine_uid,
     )
     from agentd.daemon import make_pager_place
 
     agentd = _agentds_settings(config_file)
     node = PagerNode(
-        Host(Path("/"), settings.socket or default_socket(), state_dir.absolute(), os.environ),
+        _host(settings, state_dir, agentd),
         make_pager_place(agentd),
         agentd.pager.enabled == "off",
-        some_machine_uid(agentd.monitor.uid_base),
+        some_machine_uid(agentd),
         agentd.machines.memory_mib,
         Probes(),
         ask_systemctl,
