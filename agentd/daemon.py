@@ -22,14 +22,17 @@ from agentd.engine.home import make_private_dir, read_installation_id
 from agentd.engine.tasks import Tasks
 from agentd.engine.trace import Tracer, Tracers
 from agentd.errors import ConfigError, ErrorCode
+from agentd.health import Health
+from agentd.http.health_api import make_status_app
 from agentd.http.leaving import Leaving
 from agentd.http.local_api import make_app
+from agentd.http.observed import make_health, watch_engine, watch_health, watch_pager
 from agentd.log import LogTracer, configure_logging
 from agentd.metrics import Metrics
 from agentd.pager.client import PagerClient
 from agentd.pager.places import KuasarPlace, PagerPlace, choose_journal_dir, own_binary
 from agentd.pager.process import PagerProcess
-from agentd.pager.watch import PagerWatch, is_wanted, summarise
+from agentd.pager.watch import PagerWatch, is_wanted
 from agentd.pager.working_sets import WorkingSets
 from agentd.reload import Load, Reloader
 from agentd.sdnotify import Notifier
@@ -39,9 +42,7 @@ from agentd.store.templates import TemplateStore
 from agentd.units import MIB, PAGE_BYTES
 from agentd.vmm.absent import AbsentVmm
 from agentd.vmm.vmm import Finishing, Vmm
-from agentd.wire.api import TemplateState
 from agentd.wire.manifest import Machine
-from agentd.wire.pager import Stats
 
 _BACKLOG: Final = 1024
 _RELOAD: Final = (signal.SIGHUP,)
@@ -107,16 +108,19 @@ async def serve(parts: Parts) -> None:
             tasks.start("pager", pager.run(), eternal=True)
         down.push_async_callback(tasks.stop, settings.stop.requests_s)
         engine = await down.enter_async_context(_running(Engine(outside)))
-        _watch_engine(metrics, engine)
-        _watch_pager(metrics, pager)
-        app = make_app(
-            engine, engine.settings, metrics, facts, None if pager is None else pager.client
-        )
+        watch_engine(metrics, engine)
+        watch_pager(metrics, pager)
+        health = make_health(settings, engine, pager, facts.engine)
+        watch_health(metrics, health)
+        client = None if pager is None else pager.client
+        app = make_app(engine, engine.settings, metrics, facts, health, client)
         await down.enter_async_context(_listening(app, settings))
+        if settings.http.port:
+            await down.enter_async_context(_showing(make_status_app(health, metrics), settings))
         if settings.node.enabled:
             agents = Tasks(tracer)
             down.push_async_callback(agents.stop, settings.stop.builds_s)
-            agents.start("node", _work_for_cluster(parts, engine, tracer), eternal=True)
+            agents.start("node", _work_for_cluster(parts, engine, tracer, health), eternal=True)
         if notifier.watchdog_s is not None:
             tasks.start("watchdog", _feed_watchdog(notifier, notifier.watchdog_s), eternal=True)
         if parts.load is not None:
@@ -162,63 +166,11 @@ async def _feed_watchdog(notifier: Notifier, every_s: float) -> None:
         await asyncio.sleep(every_s)
 
 
-async def _work_for_cluster(parts: Parts, engine: Engine, tracer: Tracer) -> None:
+async def _work_for_cluster(parts: Parts, engine: Engine, tracer: Tracer, health: Health) -> None:
     """Imported only here: a daemon of one machine does not pay for a Kubernetes client."""
     from agentd.node.agent import run_agent
 
-    await run_agent(parts.settings, engine, tracer, parts.environ)
-
-
-def _watch_engine(metrics: Metrics, engine: Engine) -> None:
-    metrics.watch(
-        "snapstart_sessions", "Live sessions.", lambda: float(len(engine.sessions.list()))
-    )
-    metrics.watch("snapstart_held_builds", "Held builds.", lambda: float(len(engine.held.list())))
-    metrics.watch("snapstart_parked_forks", "Parked forks.", lambda: float(engine.parking.count))
-    metrics.watch(
-        "snapstart_reserved_bytes",
-        "Memory promised to machines.",
-        lambda: float(engine.machines.reserved_bytes),
-    )
-    metrics.watch(
-        "snapstart_template_bytes",
-        "Memory of loaded templates.",
-        lambda: float(engine.templates.loaded_bytes),
-    )
-    metrics.watch(
-        "snapstart_memory_budget_bytes",
-        "Most that machines and templates may take together, admission.memory_bytes resolved.",
-        lambda: float(engine.machines.limits.memory_bytes),
-    )
-    metrics.watch(
-        "snapstart_failed_templates",
-        "Templates that cannot be forked.",
-        lambda: float(sum(t.state is TemplateState.FAILED for t in engine.templates.list())),
-    )
-
-
-def _watch_pager(metrics: Metrics, pager: PagerWatch | None) -> None:
-    def latest() -> Stats | None:
-        return None if pager is None else pager.latest
-
-    metrics.watch(
-        "snapstart_pager_up", "1 while a page server answers.", lambda: float(latest() is not None)
-    )
-    metrics.watch(
-        "snapstart_pager_machines",
-        "Machines that the page server serves.",
-        lambda: float(summarise(latest()).machines),
-    )
-    metrics.watch(
-        "snapstart_pager_covered_ratio",
-        "Of the pages that their guests asked for, those that were there before.",
-        lambda: summarise(latest()).covered,
-    )
-    metrics.watch(
-        "snapstart_pager_max_stall_seconds",
-        "The longest that one of them waited for a page.",
-        lambda: summarise(latest()).max_stall_s,
-    )
+    await run_agent(parts.settings, engine, tracer, parts.environ, health)
 
 
 @asynccontextmanager
@@ -241,6 +193,26 @@ async def _listening(app: web.Application, settings: Settings) -> AsyncIterator[
             if runner.server is not None:
                 leaving.begin(runner.server.connections)
             await runner.cleanup()
+
+
+@asynccontextmanager
+async def _showing(app: web.Application, settings: Settings) -> AsyncIterator[None]:
+    """Serve health and metrics by TCP. Raises: ConfigError."""
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        http = settings.http
+        try:
+            await web.TCPSite(runner, http.host or None, http.port).start()
+        except OSError as exc:
+            raise ConfigError(
+                ErrorCode.CONFIG_INVALID,
+                f"listening on http.host {http.host!r}, http.port {http.port}: {exc.strerror}",
+                hint="choose another http.port, or stop what uses it",
+            ) from exc
+        yield
+    finally:
+        await runner.cleanup()
 
 
 @contextlib.contextmanager

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -135,6 +137,12 @@ class Metrics:
         """Offer a gauge that is read when asked for."""
         Gauge(name, documentation, registry=self.registry).set_function(read)
 
+    def watch_each(
+        self, name: str, documentation: str, label: str, read: Callable[[], Mapping[str, float]]
+    ) -> None:
+        """Offer a gauge with one label, whose values are read when asked for."""
+        self.registry.register(_Each(name, documentation, label, read))
+
     def render(self) -> bytes:
         """The text exposition format."""
         return generate_latest(self.registry)
@@ -151,3 +159,21 @@ class Metrics:
 
     def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
         return Counter(name, documentation, labels, registry=self.registry)
+
+
+class _Each(Collector):
+    """Reads all values of a label at once."""
+
+    def __init__(
+        self, name: str, documentation: str, label: str, read: Callable[[], Mapping[str, float]]
+    ) -> None:
+        self._described = (name, documentation)
+        self._label = label
+        self._read = read
+
+    def collect(self) -> Iterable[Metric]:
+        """See Collector."""
+        family = GaugeMetricFamily(*self._described, labels=[self._label])
+        for value, number in self._read().items():
+            family.add_metric([value], number)
+        yield family

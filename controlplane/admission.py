@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from controlplane.api.core import Sandbox, SandboxTemplate
 from controlplane.api.types import SandboxSnapshot, SnapshotClass
+from controlplane.health import Health
 from controlplane.kube.api import KubeApi
 from controlplane.kube.informer import Informer
 from controlplane.kube.resource import (
@@ -32,6 +33,7 @@ from controlplane.sessions.lookup import IntentSources, find_restore_intent
 from controlplane.sessions.metrics import SessionMetrics
 from controlplane.sessions.mutate import SandboxMutator
 from controlplane.sessions.pki import canonical_name
+from controlplane.sessions.readiness import StoreProbe, judge_certificate, judge_watches
 from controlplane.sessions.serving import CertificateFiles, ServingContext
 from controlplane.sessions.session import SessionStart
 from controlplane.sessions.startup import StartupTimes
@@ -51,6 +53,7 @@ class SessionPath:
         store: ArtifactStore | None,
         settings: Settings,
         registry: CollectorRegistry,
+        health: Health,
     ) -> None:
         self._api = api
         self._settings = settings
@@ -60,6 +63,11 @@ class SessionPath:
         self._sources = IntentSources(self._index, guarded)
         self._informers = self._follow(sandbox_api)
         self._serving = ServingContext()
+        self._probe = StoreProbe(store)
+        health.add("watches", lambda: judge_watches(self._informers))
+        health.add("store", self._probe.look)
+        if settings.webhooks.enabled:
+            health.add("certificate", lambda: judge_certificate(self._serving, _now()))
         self.port: int | None = None
 
     async def find(self, session: SessionStart) -> Decision:
@@ -73,6 +81,7 @@ class SessionPath:
             for informer in self._informers:
                 informer.start()
                 stack.push_async_callback(informer.stop)
+            await stack.enter_async_context(_task(self._probe.run(), "store-probe"))
             if self._settings.webhooks.enabled:
                 await stack.enter_async_context(self._certificates())
                 await self._serve(stack)
@@ -113,12 +122,8 @@ class SessionPath:
             work = follow_files(files)
         else:
             work = self._keeper().run()
-        task = asyncio.create_task(work, name="certificates")
-        try:
+        async with _task(work, "certificates"):
             yield
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
 
     def _keeper(self) -> CertificateKeeper:
         webhooks, namespace = self._settings.webhooks, self._settings.program.namespace
@@ -176,6 +181,17 @@ class SessionPath:
             templates.add_handler(template)
             followed.append(templates)
         return followed
+
+
+@asynccontextmanager
+async def _task(work: Coroutine[None, None, None], name: str) -> AsyncIterator[None]:
+    """Runs beside the block, and ends with it."""
+    task = asyncio.create_task(work, name=name)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def _now() -> datetime:

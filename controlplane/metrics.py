@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from controlplane.health import Health, Readiness, describe_states
 
 
 class ProgramMetrics:
@@ -25,11 +29,30 @@ class ProgramMetrics:
         )
 
 
+class HealthMetrics(Collector):
+    """What /readyz tells, as gauges."""
+
+    def __init__(self, health: Health, registry: CollectorRegistry) -> None:
+        self._health = health
+        registry.register(self)
+
+    def collect(self) -> Iterable[Metric]:
+        """See Collector."""
+        family = GaugeMetricFamily(
+            "agentcube_snapstart_part_ready",
+            "1 for each part of the control plane that is ready, as /readyz tells.",
+            labels=["part"],
+        )
+        for part, value in self._health.values().items():
+            family.add_metric([part], value)
+        yield family
+
+
 @asynccontextmanager
 async def serve_metrics(
-    registry: CollectorRegistry, is_ready: Callable[[], bool], host: str, port: int
+    registry: CollectorRegistry, health: Health, host: str, port: int
 ) -> AsyncIterator[int]:
-    """Serve /metrics, /healthz (the event loop turns) and /readyz until left.
+    """Serve /metrics, /healthz (the event loop turns) and /readyz (each part) until left.
 
     Args: host: empty for all addresses. port: 0 takes a free one. Yields: the port.
     """
@@ -38,16 +61,16 @@ async def serve_metrics(
         body = generate_latest(registry)
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    async def health(_: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
+    async def alive(_: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
 
     async def ready(_: web.Request) -> web.Response:
-        found = is_ready()
-        return web.Response(text="ok\n" if found else "starting\n", status=200 if found else 503)
+        worst, said = describe_states(health.states())
+        return web.json_response(said, status=503 if worst is Readiness.NOT_READY else 200)
 
     app = web.Application()
     app.router.add_get("/metrics", metrics)
-    app.router.add_get("/healthz", health)
+    app.router.add_get("/healthz", alive)
     app.router.add_get("/readyz", ready)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from controlplane.admission import SessionPath
 from controlplane.errors import ConfigError, ControlPlaneError
+from controlplane.health import Health, PartState, Readiness
 from controlplane.kube.api import KubeApi
 from controlplane.kube.client import open_kube
 from controlplane.kube.connect import KubeSettings
@@ -26,7 +27,7 @@ from controlplane.kube.leases import LeaseName
 from controlplane.kube.recorder import EventRecorder
 from controlplane.kube.resource import CODE_INTERPRETERS
 from controlplane.kube.sandboxes import SandboxApi, discover_sandboxes
-from controlplane.metrics import ProgramMetrics, serve_metrics
+from controlplane.metrics import HealthMetrics, ProgramMetrics, serve_metrics
 from controlplane.runtimes.code_interpreter import CodeInterpreterController
 from controlplane.runtimes.plan import Emit
 from controlplane.runtimes.public_key import PublicKey
@@ -93,10 +94,12 @@ async def serve(
             user_agent=_COMPONENT,
         )
         api = await stack.enter_async_context(await open_kube(kube, environ=environ))
-        server = Server(api, store, settings, registry, program)
+        health = Health()
+        HealthMetrics(health, registry)
+        server = Server(api, store, settings, registry, program, health)
         http = settings.http
         port = await stack.enter_async_context(
-            serve_metrics(registry, lambda: server.is_ready, http.host, http.port)
+            serve_metrics(registry, health, http.host, http.port)
         )
         _log.info("controlplane.metrics", port=port)
         await _until(stop, server.run())
@@ -113,6 +116,7 @@ class Server:
         settings: Settings,
         registry: CollectorRegistry,
         program: ProgramMetrics,
+        health: Health,
     ) -> None:
         self._api = api
         self._store = store
@@ -121,14 +125,20 @@ class Server:
         self._program = program
         self._identity = settings.program.identity or f"{socket.gethostname()}-{os.getpid()}"
         self._snapshot_metrics = SnapshotMetrics(registry, _now)
+        self._health = health
+        self._is_leader = False
         self.is_ready = False
+        health.add("start", self._look_at_start)
+        health.add("leadership", self._look_at_leadership)
         self.webhook_port: int | None = None
 
     async def run(self) -> None:
         """Serve sessions; lead whenever it is our turn; until cancelled."""
         sandbox_api = await self._discover()
         recorder = EventRecorder(self._api, component=_COMPONENT, instance=self._identity)
-        sessions = SessionPath(self._api, sandbox_api, self._store, self._settings, self._registry)
+        sessions = SessionPath(
+            self._api, sandbox_api, self._store, self._settings, self._registry, self._health
+        )
         async with AsyncExitStack() as stack:
             recorder.start()
             stack.push_async_callback(recorder.stop)
@@ -138,6 +148,17 @@ class Server:
             self.is_ready = True
             _log.info("controlplane.ready", webhooks=sessions.port, identity=self._identity)
             await self._lead(sandbox_api, recorder)
+
+    def _look_at_start(self) -> PartState:
+        if self.is_ready:
+            return PartState(Readiness.READY, "it is done")
+        return PartState(Readiness.NOT_READY, "agent-sandbox, or the first lists, are waited for")
+
+    def _look_at_leadership(self) -> PartState:
+        leads = (
+            "this replica leads" if self._is_leader else "standby: another replica leads, or may"
+        )
+        return PartState(Readiness.READY, leads)
 
     async def _discover(self) -> SandboxApi:
         """Which agent-sandbox there is; waits for it, and for its templates."""
@@ -168,7 +189,7 @@ class Server:
 
     async def _work(self, sandbox_api: SandboxApi, recorder: EventRecorder) -> None:
         """What only the leader runs."""
-        self._program.is_leader.set(1)
+        self._set_leader(True)
         try:
             async with asyncio.TaskGroup() as group:
                 if self._store is not None:
@@ -180,7 +201,11 @@ class Server:
                     )
                 group.create_task(asyncio.Event().wait(), name="leading")
         finally:
-            self._program.is_leader.set(0)
+            self._set_leader(False)
+
+    def _set_leader(self, is_leader: bool) -> None:
+        self._is_leader = is_leader
+        self._program.is_leader.set(int(is_leader))
 
     def _snapshot_controller(
         self, store: ArtifactStore, sandbox_api: SandboxApi, recorder: EventRecorder

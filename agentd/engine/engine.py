@@ -125,6 +125,10 @@ class Engine:
             available_bytes=self._outside.available_bytes,
         )
 
+    def journal_problem(self) -> str:
+        """What keeps a successor from finding machines that start now; empty if nothing does."""
+        return self._journal.problem()
+
     def check_monitor(self) -> None:
         """See whether machines can be started now. Blocks. Raises: ConfigError."""
         self._outside.vmm.check()

@@ -129,6 +129,20 @@ class Journal:
         if self._appended >= _COMPACT_EVERY:
             self._compact()
 
+    def problem(self) -> str:
+        """What keeps a successor from finding machines that start now; empty if nothing does."""
+        if self._fd < 0:
+            return "it is closed"
+        try:
+            found = os.stat(self._path)
+            is_same = os.path.samestat(found, os.fstat(self._fd))
+            room = os.fstatvfs(self._fd).f_bavail
+        except OSError as exc:
+            return f"{self._path}: {exc.strerror}"
+        if not is_same:
+            return f"{self._path} is another file than the one that was opened"
+        return "" if room else f"{self._path}: its file system is full"
+
     def close(self) -> None:
         """Release the file; what is in it stays for a successor. Idempotent."""
         fd, self._fd = self._fd, -1

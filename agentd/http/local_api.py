@@ -8,7 +8,9 @@ from aiohttp import web
 
 from agentd import __version__
 from agentd.engine.engine import Engine
+from agentd.health import Health
 from agentd.http.codec import JSON, translate_errors
+from agentd.http.health_api import HealthApi
 from agentd.http.node_api import NodeApi
 from agentd.http.openapi import describe_api
 from agentd.http.routes import Handle, Route
@@ -24,6 +26,7 @@ def make_app(
     settings: LiveSettings,
     metrics: Metrics,
     facts: VmmFacts,
+    health: Health,
     pager: PagerClient | None = None,
 ) -> web.Application:
     """The application; whoever runs it owns its sockets."""
@@ -31,7 +34,8 @@ def make_app(
         middlewares=[translate_errors], client_max_size=settings.api.max_body_bytes
     )
     routes = [
-        *NodeApi(engine, settings, metrics, facts, pager).routes(),
+        *HealthApi(health, metrics).routes(),
+        *NodeApi(engine, settings, facts, pager).routes(),
         *SessionsApi(engine, settings).routes(),
     ]
     for route in routes:

@@ -17,7 +17,6 @@ from agentd.errors import ErrorCode, SnapStartError, UsageError
 from agentd.http.codec import read_body, reply
 from agentd.http.routes import Route
 from agentd.http.views import view_template, view_verification
-from agentd.metrics import CONTENT_TYPE, Metrics
 from agentd.pager.client import PagerClient
 from agentd.settings import LiveSettings
 from agentd.wire import api
@@ -28,7 +27,7 @@ _PAGER_S: Final = 1.0
 
 
 class NodeApi:
-    """Handlers for templates, status, usage, metrics.
+    """Handlers for templates, status, usage.
 
     facts: of the monitor, for the status. pager: whom to ask what it did; None for nobody.
     """
@@ -37,13 +36,11 @@ class NodeApi:
         self,
         engine: Engine,
         settings: LiveSettings,
-        metrics: Metrics,
         facts: VmmFacts,
         pager: PagerClient | None,
     ) -> None:
         self._engine = engine
         self._settings = settings
-        self._metrics = metrics
         self._facts = facts
         self._pager = pager
         self._started_s = time.monotonic()
@@ -55,7 +52,6 @@ class NodeApi:
             Route("GET", "/v1/health", "Is it there", self.health, None, api.Health),
             Route("GET", "/v1/status", "What runs here", self.status, None, api.Status),
             Route("GET", "/v1/usage", "What each session uses", self.usage, None, api.Usages),
-            Route("GET", "/metrics", "Prometheus text", self.metrics, None, bytes),
             Route("POST", "/v1/templates", "Build a template", self.create,
                   api.CreateTemplate, api.Template, 202),
             Route("GET", "/v1/templates", "Every template", self.list, None, api.Templates),
@@ -165,7 +161,3 @@ class NodeApi:
             return await self._pager.stats(deadline_s=_PAGER_S)
         except SnapStartError:
             return None
-
-    async def metrics(self, request: web.Request) -> web.StreamResponse:
-        """Prometheus text."""
-        return web.Response(body=self._metrics.render(), headers={"Content-Type": CONTENT_TYPE})

@@ -11,11 +11,13 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from agentd.engine.engine import Engine
 from agentd.engine.trace import Tracer
 from agentd.errors import SnapStartError
+from agentd.health import Health, PartState
 from agentd.image.store import list_images
 from agentd.node.addresses import Addresses, parse_network
 from agentd.node.forwarders import Forwarders
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from agentd.node.kuasar_part import KuasarPart
 
 Key = tuple[str, str]
+CLUSTER: Final = "cluster"
 _PAUSE_S: Final = 5.0
 _TASK_WORKERS: Final = 4
 _WITHDRAW_S: Final = 3.0
@@ -63,7 +66,7 @@ class Outside:
     """What an agent works with.
 
     connect: opens the API server, which the agent closes. now: UTC. look_s: between looks at
-    whether the Node still is the same one. environ: of the process.
+    whether the Node still is the same one. health: told of the cluster. environ: of the process.
     """
 
     settings: Settings
@@ -72,6 +75,7 @@ class Outside:
     connect: Callable[[], AbstractAsyncContextManager[KubeApi]]
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     look_s: float = LOOK_S
+    health: Health = field(default_factory=Health)
     environ: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -190,6 +194,8 @@ class NodeAgent:
             wanted.append(LeaseName(_NODE_LEASES, self._name, self._name))
         for name in wanted:
             lease = LeaseHolder(kube, name, owners=(owner,))
+            if name is agent:
+                self._outside.health.add(CLUSTER, partial(_state_of, lease))
             lease.start()
             down.push_async_callback(lease.stop)
 
@@ -286,8 +292,19 @@ def _feed(queue: WorkQueue[Key]) -> Callable[[Named | None, Named | None], None]
     return handler
 
 
+def _state_of(lease: LeaseHolder) -> PartState:
+    """Whether the cluster sees us alive."""
+    if lease.is_current:
+        return PartState(True, "its Lease is renewed")
+    return PartState(False, f"its Lease is not renewed: {lease.last_error or 'never was'}")
+
+
 async def run_agent(
-    settings: Settings, engine: Engine, tracer: Tracer, environ: Mapping[str, str]
+    settings: Settings,
+    engine: Engine,
+    tracer: Tracer,
+    environ: Mapping[str, str],
+    health: Health,
 ) -> None:
     """The agent of a daemon, on the API server that the settings name."""
     kube = KubeSettings(kubeconfig=settings.node.kubeconfig, user_agent="snapstart-agentd")
@@ -297,4 +314,5 @@ async def run_agent(
         async with await open_kube(kube, environ=environ) as client:
             yield client
 
-    await NodeAgent(Outside(settings, engine, tracer, connect, environ=environ)).run()
+    outside = Outside(settings, engine, tracer, connect, health=health, environ=environ)
+    await NodeAgent(outside).run()

@@ -42,6 +42,9 @@ def check(settings: Settings, environ: Mapping[str, str]) -> Findings:
     yield from _check_kuasar(settings.kuasar, settings.node)
     yield from _check_proxy(settings, environ)
     yield from _check_pager(settings.pager)
+    if settings.http.port > 65535:
+        port = settings.http.port
+        yield Finding(("http.port",), f"http.port is {port}", "give one of 0 to 65535")
     yield from _check_numbers(settings)
     yield from _check_lifetime(settings.lifetime)
 
@@ -162,6 +165,7 @@ def _check_mode(text: str) -> Findings:
 
 # What makes no sense as 0: everything else may be, with the meaning its comment gives.
 _MAY_BE_ZERO: Final = {
+    ("http", "port"),
     ("admission", "memory_bytes"),
     ("admission", "host_reserve_bytes"),
     ("admission", "concurrent_forks"),

@@ -35,6 +35,15 @@ class Api(Group, frozen=True):
     max_file_bytes: int = 256 * MIB
 
 
+class Http(Group, frozen=True):
+    """Health and metrics by TCP, without TLS, without secrets, for kubelets and Prometheus."""
+
+    # Empty: all addresses.
+    host: str = ""
+    # 0: only the local API has them.
+    port: int = 0
+
+
 class Monitor(Group, frozen=True):
     """The virtual machine monitor."""
 

@@ -11,6 +11,7 @@ from agentd.settings.groups import (
     Admission,
     Api,
     Deadlines,
+    Http,
     Lifetime,
     Log,
     Machines,
@@ -28,6 +29,7 @@ class Settings(Group, frozen=True):
 
     paths: Paths = Paths()
     api: Api = Api()
+    http: Http = Http()
     monitor: Monitor = Monitor()
     machines: Machines = Machines()
     admission: Admission = Admission()

@@ -96,6 +96,20 @@ class Health(Reply, frozen=True):
     version: str
 
 
+class Part(Reply, frozen=True):
+    """What one part of the daemon says of itself."""
+
+    ready: bool
+    detail: str
+
+
+class Readiness(Reply, frozen=True):
+    """Whether the daemon can do its work. status: ready or not_ready, if one part is not."""
+
+    status: str
+    parts: dict[str, Part]
+
+
 class Status(Reply, frozen=True):
     """What runs here."""
 

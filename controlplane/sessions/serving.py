@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import ssl
+from datetime import datetime
 from pathlib import Path
+
+from cryptography import x509
 
 from controlplane.errors import ConfigError
 
@@ -16,6 +19,7 @@ class ServingContext:
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.minimum_version = ssl.TLSVersion.TLSv1_2
         self._loaded: tuple[bytes, bytes] | None = None
+        self.not_after: datetime | None = None  # of what is served
 
     @property
     def is_loaded(self) -> bool:
@@ -33,6 +37,7 @@ class ServingContext:
         _load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certificate_pem, key_pem)
         _load(self.context, certificate_pem, key_pem)
         self._loaded = (certificate_pem, key_pem)
+        self.not_after = x509.load_pem_x509_certificates(certificate_pem)[0].not_valid_after_utc
         return True
 
 

@@ -19,11 +19,12 @@ from prometheus_client import CollectorRegistry
 
 from agentd.cli.agentd import root as agentd_command
 from agentd.cli.snapctl import snapctl as snapctl_command
-from agentd.daemon import _watch_engine, _watch_pager
 from agentd.engine.session import EndReason
 from agentd.errors import ErrorCode, PeerError
 from agentd.guest import settings as guest_settings
 from agentd.guest import snapshot_restore_py
+from agentd.health import Health
+from agentd.http.observed import watch_engine, watch_health, watch_pager
 from agentd.metrics import Metrics
 from agentd.pager.failures import pager_error
 from agentd.settings import Settings, load_settings
@@ -31,7 +32,8 @@ from agentd.wire import pager
 from controlplane.api import builds
 from controlplane.api.validation import ProblemKind
 from controlplane.cli import root as controlplane_command
-from controlplane.metrics import ProgramMetrics
+from controlplane.health import Health as ControlPlaneHealth
+from controlplane.metrics import HealthMetrics, ProgramMetrics
 from controlplane.runtimes.condition import Reason
 from controlplane.sessions.decision import StartReason
 from controlplane.sessions.metrics import SessionMetrics
@@ -149,11 +151,15 @@ class NamesOnly:
     def watch(self, name: str, _documentation: str, _read: Callable[[], float]) -> None:
         self.names.add(name)
 
+    def watch_each(self, name: str, _documentation: str, _label: str, _read: object) -> None:
+        self.names.add(name)
+
 
 def test_the_operator_page_has_every_metric() -> None:
     gauges = NamesOnly()
-    _watch_engine(gauges, None)  # type: ignore[arg-type]
-    _watch_pager(gauges, None)  # type: ignore[arg-type]
+    watch_engine(gauges, None)  # type: ignore[arg-type]
+    watch_pager(gauges, None)  # type: ignore[arg-type]
+    watch_health(gauges, Health())  # type: ignore[arg-type]
     counted = {metric.name for metric in Metrics().registry.collect()}
     documented = {row[0] for row in rows(section(read("operator.md"), "Metrics"))}
     assert {name.strip("`") for name in documented if "`" in name} == counted | gauges.names
@@ -162,6 +168,7 @@ def test_the_operator_page_has_every_metric() -> None:
 def test_the_operator_page_has_every_metric_of_the_control_plane() -> None:
     registry = CollectorRegistry()
     ProgramMetrics(registry)
+    HealthMetrics(ControlPlaneHealth(), registry)
     SnapshotMetrics(registry, lambda: datetime.now(UTC))
     SessionMetrics(registry)
     CountedStore(FakeStore(), registry)

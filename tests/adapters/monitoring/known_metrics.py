@@ -8,9 +8,11 @@ from datetime import UTC, datetime
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 
-from agentd.daemon import _watch_engine, _watch_pager
+from agentd.health import Health
+from agentd.http.observed import watch_engine, watch_health, watch_pager
 from agentd.metrics import Metrics
-from controlplane.metrics import ProgramMetrics
+from controlplane.health import Health as ControlPlaneHealth
+from controlplane.metrics import HealthMetrics, ProgramMetrics
 from controlplane.sessions.metrics import SessionMetrics
 from controlplane.snapshots.metrics import SnapshotMetrics
 from controlplane.snapshots.store_errors import CountedStore
@@ -27,8 +29,9 @@ class GaugesOnly(Metrics):
 def agentd_families() -> list[Metric]:
     """What GET /metrics of agentd has, whatever happened."""
     metrics = GaugesOnly()
-    _watch_engine(metrics, None)  # type: ignore[arg-type]
-    _watch_pager(metrics, None)
+    watch_engine(metrics, None)  # type: ignore[arg-type]
+    watch_pager(metrics, None)
+    watch_health(metrics, Health())
     return list(metrics.registry.collect())
 
 
@@ -36,6 +39,7 @@ def controlplane_families() -> list[Metric]:
     """The same of the control plane."""
     registry = CollectorRegistry()
     ProgramMetrics(registry)
+    HealthMetrics(ControlPlaneHealth(), registry)
     SnapshotMetrics(registry, lambda: datetime.now(UTC))
     SessionMetrics(registry)
     CountedStore(FakeStore(), registry)

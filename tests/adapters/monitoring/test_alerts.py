@@ -141,6 +141,16 @@ def up(job: str, value: int) -> Series:
 HOURS = "2h"
 CASES: dict[str, Case] = {
     "SnapStartAgentDown": Case("6m", up("snapstart-agentd", 0), up("snapstart-agentd", 1)),
+    "SnapStartAgentNotReady": Case(
+        "6m",
+        gauge("snapstart_part_ready", 'instance="a",part="journal"', 0),
+        gauge("snapstart_part_ready", 'instance="a",part="journal"', 1),
+    ),
+    "SnapStartControlPlaneNotReady": Case(
+        "11m",
+        gauge("agentcube_snapstart_part_ready", 'instance="a",part="store"', 0),
+        gauge("agentcube_snapstart_part_ready", 'instance="a",part="store"', 1),
+    ),
     "SnapStartNodeFull": Case("16m", failures("node_full", 1), failures("template_not_found", 1)),
     "SnapStartNodeNearlyFull": Case("16m", budget(9.5), budget(8.5)),
     "SnapStartDiskFull": Case("11m", failures("disk_full", 1), failures("cancelled", 1)),

@@ -16,6 +16,7 @@ from agentd import native
 from agentd.engine.engine import Engine
 from agentd.engine.engine import Outside as EngineOutside
 from agentd.engine.session import EndReason
+from agentd.health import Health
 from agentd.node.agent import NodeAgent, Outside
 from agentd.settings import Node, Settings
 from agentd.store.templates import TemplateStore
@@ -67,6 +68,7 @@ class World:
     vmm: Any
     engine: Engine
     trace: Trace = field(default_factory=Trace)
+    health: Health = field(default_factory=Health)
 
     def make(self, resource: Resource, name: str, **body: Any) -> JsonObject:
         """Create an object as somebody else would."""
@@ -264,7 +266,16 @@ async def _running_agent(world: World) -> AsyncIterator[None]:
     async def connect() -> AsyncIterator[KubeApi]:
         yield world.kube
 
-    agent = NodeAgent(Outside(world.settings, world.engine, world.trace, connect, look_s=0.1))
+    agent = NodeAgent(
+        Outside(
+            world.settings,
+            world.engine,
+            world.trace,
+            connect,
+            look_s=0.1,
+            health=world.health,
+        )
+    )
     task = asyncio.create_task(agent.run())
     try:
         yield

@@ -15,8 +15,9 @@ from prometheus_client import CollectorRegistry
 
 from controlplane.api import names
 from controlplane.api.types import SnapshotPhase
+from controlplane.health import Health, Readiness
 from controlplane.kube.resource import LEASES, SECRETS
-from controlplane.metrics import ProgramMetrics, serve_metrics
+from controlplane.metrics import ProgramMetrics
 from controlplane.server import Server, _opened_store, policy_of, serve
 from controlplane.settings import Http, Kube, Leader, Program, Settings, Snapshots, Webhooks
 from controlplane.store.store import ArtifactStore
@@ -44,7 +45,8 @@ class Replica:
         self.registry = CollectorRegistry()
         self.program = ProgramMetrics(self.registry)
         settings = _settings(identity)
-        self.server = Server(self.kube, store, settings, self.registry, self.program)
+        self.health = Health()
+        self.server = Server(self.kube, store, settings, self.registry, self.program, self.health)
 
     @property
     def leads(self) -> bool:
@@ -205,23 +207,18 @@ async def test_the_store_is_closed_at_the_end(tmp_path: Path) -> None:
     assert store.is_closed
 
 
-async def test_health_and_metrics_are_served() -> None:
-    registry = CollectorRegistry()
-    ProgramMetrics(registry).is_enabled.set(1)
-    ready = False
-    async with (
-        serve_metrics(registry, lambda: ready, "127.0.0.1", 0) as port,
-        aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session,
-    ):
-        async with session.get("/metrics") as reply:
-            assert "agentcube_snapshot_enabled 1.0" in await reply.text()
-        async with session.get("/healthz") as reply:
-            assert reply.status == 200
-        async with session.get("/readyz") as reply:
-            assert reply.status == 503
-        ready = True
-        async with session.get("/readyz") as reply:
-            assert reply.status == 200
+async def test_a_replica_tells_how_each_of_its_parts_is(world: World) -> None:
+    replica = Replica(world, "a", FakeStore(world.store))
+
+    def states() -> dict[str, Readiness]:
+        return {part: state.readiness for part, state in replica.health.states().items()}
+
+    assert states() == {"start": Readiness.NOT_READY, "leadership": Readiness.READY}
+    async with replica.running():
+        await _until(world, lambda: replica.server.is_ready and replica.leads)
+        await _until(world, lambda: set(states().values()) == {Readiness.READY})
+        assert set(states()) == {"start", "leadership", "watches", "store", "certificate"}
+        assert "leads" in replica.health.states()["leadership"].detail
 
 
 def test_the_policy_follows_the_settings() -> None:
