@@ -122,6 +122,10 @@ torture: ## kill the page server DEATHS=1000 times under machines that verify ev
 	@deploy/run-target '$(JSON)' $(PY) -m tests.torture --deaths $(DEATHS) \
 	  $(if $(SEED),--seed $(SEED))
 
+.PHONY: docs-reference
+docs-reference: native ## docs/reference, made of the code
+	@$(PY) -m tests.docs.reference
+
 .PHONY: docs
 docs: native ## the pages of docs/ as a site in build/docs-site
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet -f deploy/docs-site/mkdocs.yml -d $(CURDIR)/build/docs-site

@@ -45,9 +45,13 @@ class Metrics:
             "snapstart_sessions_ended", "Sessions that ended, by reason.", "reason"
         )
         self._failed = self._counter(
-            "snapstart_session_failures", "Sessions that never became ready, by code.", "code"
+            "snapstart_session_failures",
+            "Sessions that never became ready, by error code, or cancelled.",
+            "code",
         )
-        self._built = self._counter("snapstart_templates_built", "Builds, by outcome.", "outcome")
+        self._built = self._counter(
+            "snapstart_templates_built", "Builds, by outcome (ready, failed).", "outcome"
+        )
         self._loaded = self._counter(
             "snapstart_templates_loaded",
             "Templates read back into memory, by where they were read from (disk, cache).",
@@ -66,7 +70,8 @@ class Metrics:
         )
         self._stuck = self._counter(
             "snapstart_stuck_pods",
-            "Pods that wait, or may, for an injection after a silent cold start, by sign.",
+            "Pods that wait, or may, for an injection after a silent cold start, by sign "
+            "(gate_closed, not_ready).",
             "sign",
         )
         self._replaced = self._counter(
@@ -85,11 +90,14 @@ class Metrics:
             for name, (series, text) in _PAGED.items()
         }
         self._working_sets = self._counter(
-            "snapstart_working_sets", "Working sets made of recordings, by outcome.", "outcome"
+            "snapstart_working_sets",
+            "Working sets made of recordings, by outcome (made, failed).",
+            "outcome",
         )
         self._stage = Histogram(
             "snapstart_start_stage_seconds",
-            "Seconds from the request to the end of each stage of a start.",
+            "Seconds to the end of each stage (spawn, load, resume, inject, guest_ready) since the "
+            "start, or of all since the request (total); forks and cold starts only.",
             ("mode", "stage"),
             buckets=_BUCKETS_S,
             registry=self.registry,

@@ -54,14 +54,16 @@ class SessionMetrics:
         )
         self._startup = Histogram(
             "agentcube_session_startup_duration_seconds",
-            "Seconds from a session Sandbox's creation until it is Ready.",
+            "Seconds from a session Sandbox's creation until it is Ready, by path (cold, snapshot, "
+            "sandbox_warmpool).",
             ("path",),
             registry=registry,
             buckets=_BUCKETS_S,
         )
         self._bad = Counter(
             "agentcube_snapstart_admission_errors",
-            "Admission requests that could not be handled as they should.",
+            "Admission requests that could not be handled (too_large, malformed, defect); all were "
+            "admitted.",
             ("reason",),
             registry=registry,
         )

@@ -65,7 +65,7 @@ class SnapshotMetrics:
             ),
             Metric.PHYSICAL_DELETES: Counter(
                 "agentcube_snapshot_physical_delete",
-                "Retired artifacts by what became of their deletion.",
+                "Retired artifacts by what became of them (deleted, failed, node_removed).",
                 ("result",),
                 registry=registry,
             ),

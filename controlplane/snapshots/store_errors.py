@@ -19,7 +19,8 @@ class CountedStore:
         self._store = store
         self._errors = Counter(
             "agentcube_snapshot_store_errors",
-            "Operations of the artifact store that failed.",
+            "Operations of the artifact store (get, put, delete, list) that failed; a lost race is "
+            "none.",
             ("op",),
             registry=registry,
         )

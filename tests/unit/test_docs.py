@@ -8,14 +8,12 @@ import json
 import re
 import shlex
 import tomllib
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import click
 import pytest
-from prometheus_client import CollectorRegistry
 
 from agentd.cli.agentd import root as agentd_command
 from agentd.cli.snapctl import snapctl as snapctl_command
@@ -23,25 +21,15 @@ from agentd.engine.session import EndReason
 from agentd.errors import ErrorCode, PeerError
 from agentd.guest import settings as guest_settings
 from agentd.guest import snapshot_restore_py
-from agentd.health import Health
-from agentd.http.observed import watch_engine, watch_health, watch_pager
-from agentd.metrics import Metrics
 from agentd.pager.failures import pager_error
-from agentd.settings import Settings, load_settings
+from agentd.settings import load_settings
 from agentd.wire import pager
 from controlplane.api import builds
 from controlplane.api.validation import ProblemKind
 from controlplane.cli import root as controlplane_command
-from controlplane.health import Health as ControlPlaneHealth
-from controlplane.metrics import HealthMetrics, ProgramMetrics
 from controlplane.runtimes.condition import Reason
 from controlplane.sessions.decision import StartReason
-from controlplane.sessions.metrics import SessionMetrics
-from controlplane.settings import Settings as ControlPlaneSettings
 from controlplane.settings import load_settings as load_controlplane_settings
-from controlplane.snapshots.metrics import SnapshotMetrics
-from controlplane.snapshots.store_errors import CountedStore
-from tests.fakes.store import FakeStore
 
 ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -110,71 +98,6 @@ def test_files_of_the_project_that_are_named_exist(page: Path) -> None:
 
 
 # --- tables against the code ---------------------------------------------------------------------
-
-
-def settings_problems(settings: Any, title: str) -> list[str]:
-    """Where a table and the settings differ; a default that depends on the machine may be told."""
-    defaults: dict[str, Any] = {
-        f"`{group}.{field}`": getattr(getattr(settings, group), field)
-        for group in settings.__struct_fields__
-        for field in getattr(settings, group).__struct_fields__
-    }
-    table = section(read("operator.md"), title)
-    documented = {row[0]: row[1] for row in rows(table) if row[0].startswith("`")}
-    known = {name: text for name, text in documented.items() if name in defaults}
-    assert set(documented) == set(defaults)
-    return [
-        name
-        for name, value in defaults.items()
-        if value is not None and known[name] != f"`{shown(value)}`"
-    ]
-
-
-def shown(value: object) -> str:
-    return f"[{', '.join(value)}]" if isinstance(value, tuple) else str(value)
-
-
-def test_the_operator_page_has_every_setting_with_its_default() -> None:
-    assert settings_problems(Settings(), "Configuration") == []
-
-
-def test_the_operator_page_has_every_setting_of_the_control_plane() -> None:
-    assert settings_problems(ControlPlaneSettings(), "Control plane settings") == []
-
-
-class NamesOnly:
-    """Stands in for the metrics when only the names of the gauges matter."""
-
-    def __init__(self) -> None:
-        self.names: set[str] = set()
-
-    def watch(self, name: str, _documentation: str, _read: Callable[[], float]) -> None:
-        self.names.add(name)
-
-    def watch_each(self, name: str, _documentation: str, _label: str, _read: object) -> None:
-        self.names.add(name)
-
-
-def test_the_operator_page_has_every_metric() -> None:
-    gauges = NamesOnly()
-    watch_engine(gauges, None)  # type: ignore[arg-type]
-    watch_pager(gauges, None)  # type: ignore[arg-type]
-    watch_health(gauges, Health())  # type: ignore[arg-type]
-    counted = {metric.name for metric in Metrics().registry.collect()}
-    documented = {row[0] for row in rows(section(read("operator.md"), "Metrics"))}
-    assert {name.strip("`") for name in documented if "`" in name} == counted | gauges.names
-
-
-def test_the_operator_page_has_every_metric_of_the_control_plane() -> None:
-    registry = CollectorRegistry()
-    ProgramMetrics(registry)
-    HealthMetrics(ControlPlaneHealth(), registry)
-    SnapshotMetrics(registry, lambda: datetime.now(UTC))
-    SessionMetrics(registry)
-    CountedStore(FakeStore(), registry)
-    documented = {row[0] for row in rows(section(read("operator.md"), "Control plane metrics"))}
-    known = {metric.name for metric in registry.collect()}
-    assert {name.strip("`") for name in documented if "`" in name} == known
 
 
 def event_reasons(*packages: str) -> Iterator[str]:

@@ -28,22 +28,30 @@ class GaugesOnly(Metrics):
 
 def agentd_families() -> list[Metric]:
     """What GET /metrics of agentd has, whatever happened."""
+    return list(_agentd_registry().collect())
+
+
+def _agentd_registry() -> CollectorRegistry:
     metrics = GaugesOnly()
     watch_engine(metrics, None)  # type: ignore[arg-type]
     watch_pager(metrics, None)
     watch_health(metrics, Health())
-    return list(metrics.registry.collect())
+    return metrics.registry
 
 
 def controlplane_families() -> list[Metric]:
     """The same of the control plane."""
+    return list(_controlplane_registry().collect())
+
+
+def _controlplane_registry() -> CollectorRegistry:
     registry = CollectorRegistry()
     ProgramMetrics(registry)
     HealthMetrics(ControlPlaneHealth(), registry)
     SnapshotMetrics(registry, lambda: datetime.now(UTC))
     SessionMetrics(registry)
     CountedStore(FakeStore(), registry)
-    return list(registry.collect())
+    return registry
 
 
 def series_of(family: Metric) -> Iterator[str]:
@@ -61,3 +69,26 @@ def all_series() -> set[str]:
     """Of both programs."""
     families = agentd_families() + controlplane_families()
     return {name for family in families for name in series_of(family)}
+
+
+def labels_of(name: str) -> tuple[str, ...]:
+    """Of one family, which says them only where it has samples."""
+    if name in _OWN:
+        return _OWN[name]
+    for registry in (_agentd_registry(), _controlplane_registry()):
+        for collector, names in registry._collector_to_names.items():
+            if name in names or f"{name}_total" in names:
+                return tuple(getattr(collector, "_labelnames"))  # noqa: B009 - not public
+    raise KeyError(name)
+
+
+# Of collectors of our own, which make families when they are asked.
+_OWN: dict[str, tuple[str, ...]] = {
+    "snapstart_part_ready": ("part",),
+    "agentcube_snapstart_part_ready": ("part",),
+    "agentcube_sandbox_snapshot_target_node_count": ("namespace", "snapshot"),
+    "agentcube_sandbox_snapshot_ready_node_count": ("namespace", "snapshot"),
+    "agentcube_sandbox_snapshot_artifacts": ("phase",),
+    "agentcube_snapshot_physical_artifacts_pending_deletion": (),
+    "agentcube_snapshot_oldest_retired_artifact_age_seconds": (),
+}
