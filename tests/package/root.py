@@ -78,15 +78,7 @@ class DebianRoot:
 
     def start(self, *argv: str, user: int = 0, **variables: str) -> subprocess.Popen[str]:
         """Start a command there in an environment that holds nothing else."""
-        enter = [
-            "nsenter",
-            "--target",
-            str(self.init),
-            "--mount",
-            "--pid",
-            "chroot",
-            str(self.path),
-        ]
+        enter = ["nsenter", "--target", str(self.init), "--mount", "--pid"]
         chroot = ["chroot", f"--userspec={user}:{user}", str(self.path)]
         given = {"PATH": _PATH, "HOME": "/root", "LANG": "C.UTF-8", **variables}
         clean = ["/usr/bin/env", "-i", *(f"{name}={value}" for name, value in given.items())]
