@@ -15,27 +15,35 @@ from typing import Any
 
 from bench.target import run_target
 from tests.package.journey import SDIST, WHEEL, Kind, walk
-from tests.package.made import Made, make
+from tests.package.made import Made, fetch_dependencies, make
 from tests.package.root import debian_root
 
 
 def try_kind(made: Made, kind: Kind) -> dict[str, Any]:
     """One form of the package on a Debian of its own."""
-    print(f"{kind.name}: on a Debian with {', '.join(kind.debian)}", file=sys.stderr)
-    with debian_root(made.index) as root:
-        facts = walk(root, made, kind)
+    print(f"{kind.name}: on a clean Debian", file=sys.stderr)
+    with debian_root(made.directory) as root:
+        facts = walk(root, made.version, kind)
     print(f"{kind.name}: doctor told {facts['told']}; left behind: {facts['left']}")
     return facts
 
 
-def run(*, as_json: bool) -> int:
+def build(directory: Path) -> Made:
+    """Make a release, tell its files."""
+    made = make(directory)
+    print(f"built {made.version}: {', '.join(sorted(file.name for file in directory.iterdir()))}")
+    return made
+
+
+def run(only_build: Path | None, *, as_json: bool) -> int:
     """Raises: PermanentError at the first thing that is not so."""
-    with tempfile.TemporaryDirectory(prefix="snapstart-dist-") as scratch:
-        made = make(Path(scratch))
-        print(f"built {made.version}: {made.wheel.name}, {made.sdist.name}")
-        for file in (made.wheel, made.sdist):
-            file.rename(made.index / file.name)
-        found = [try_kind(made, kind) for kind in (WHEEL, SDIST)]
+    if only_build is not None:
+        found, made = [], build(only_build)
+    else:
+        with tempfile.TemporaryDirectory(prefix="snapstart-dist-") as scratch:
+            made = build(Path(scratch))
+            fetch_dependencies(made.directory)
+            found = [try_kind(made, kind) for kind in (WHEEL, SDIST)]
     if as_json:
         print(json.dumps({"version": made.version, "kinds": found, "exit_status": 0}))
     return 0
@@ -45,8 +53,9 @@ def main() -> int:
     """Exit status: 0, or that of the error."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
+    parser.add_argument("--only-build", type=Path, help="write the release there, try nothing")
     args = parser.parse_args()
-    return run_target(lambda: run(as_json=args.json), as_json=args.json)
+    return run_target(lambda: run(args.only_build, as_json=args.json), as_json=args.json)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ WHEEL: Final = {
     r"agentd/kuasar/pb/sandbox_pb2\.py": False,
     r"agentd/kuasar/pb/ssi_pb2\.py": False,
     r"controlplane/cli\.py": False,
-    r"[^/]*\.data/data/share/snapstart/systemd/agentd\.service": False,
+    r"[^/]*\.data/data/share/snapstart/agentd\.service": False,
     r"[^/]*\.dist-info/licenses/LICENSE": False,
     r"[^/]*\.dist-info/entry_points\.txt": False,
 }

@@ -24,8 +24,8 @@ from typing import Any, Final
 from agentd.errors import ErrorCode
 from agentd.units import MIB
 from bench.target import run_target
-from tests.package.journey import ask_doctor, expect, run_demo
-from tests.package.made import ROOT, TOOLS, fetch_dependencies, run
+from tests.package.journey import ask_doctor, expect, fork_times, run_demo
+from tests.package.made import TOOLS, clone_to, fetch_dependencies, run
 from tests.package.root import DebianRoot, make_base, running
 
 NAMES: Final = ("snapstart", "snapstart-qemu")
@@ -72,10 +72,10 @@ class Store:
     def build(self, clone: Path, version: str, index: Path) -> None:
         """Both images, by the recipe. Raises: PermanentError."""
         base = self._base()
-        options = [f"BASE={base}", "PIP_NO_INDEX=1", "PIP_FIND_LINKS=/wheels"]
+        options = [f"BASE={base}", "PIP_NO_INDEX=1", "PIP_FIND_LINKS=/release"]
         words = [word for option in options for word in ("--build-arg", option)]
         script = str(clone / "deploy" / "image" / "build")
-        run(script, version, *words, "--volume", f"{index}:/wheels:ro", environ=self.environ())
+        run(script, version, *words, "--volume", f"{index}:/release:ro", environ=self.environ())
 
     def _base(self) -> str:
         container = self.ask("from", "scratch")
@@ -179,7 +179,7 @@ def try_image(image: Built, version: str) -> dict[str, Any]:
         expect(failed == missing, f"doctor in {image.name} finds {sorted(failed)}")
         if image.name == "snapstart-qemu":
             root.run("apt-get", "update", "-qq")
-            facts["fork_ms"] = run_demo(root)["fork_ms"]
+            facts["fork_ms"] = fork_times(run_demo(root))
     print(f"{image.name}: {facts}")
     return facts
 
@@ -187,8 +187,7 @@ def try_image(image: Built, version: str) -> dict[str, Any]:
 def run_all(*, as_json: bool) -> int:
     """Raises: PermanentError at the first thing that is not so."""
     with TemporaryDirectory(prefix="clone-") as scratch, buildah_store() as store:
-        clone = Path(scratch) / "clone"
-        run("git", "clone", "--quiet", str(ROOT), str(clone))
+        clone = clone_to(Path(scratch) / "clone")
         ask = [str(TOOLS / "python"), "-m", "setuptools_scm", "--root", str(clone)]
         version = subprocess.check_output(ask, text=True, cwd=clone).strip()
         store.build(clone, version, fetch_dependencies(Path(scratch) / "index"))

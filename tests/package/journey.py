@@ -1,4 +1,4 @@
-"""What a user does with a package on a clean machine, from installing it to removing it."""
+"""Do what docs/install.md says, word for word, on a machine that has nothing else."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from pathlib import PurePath
 from typing import Any, Final
 
 from agentd.errors import ErrorCode, PermanentError
-from tests.package.made import Made
+from tests.package.made import ROOT
 from tests.package.root import DebianRoot
 from tests.package.tree import left_behind, read_tree
 
+PAGE: Final = ROOT / "docs" / "install.md"
 VENV: Final = "/opt/snapstart"
-_PYTHON: Final = f"{VENV}/bin/python"
-_APT: Final = ("apt-get", "install", "-y", "-qq", "--no-install-recommends")
-_QUIET: Final = {"DEBIAN_FRONTEND": "noninteractive"}
 # pip as offline as can be: what the locks name has to do.
-_PIP: Final = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/wheels", "PIP_NO_CACHE_DIR": "1"}
-_DISTRIBUTION: Final = "agentcube-snapstart"
+_OFFLINE: Final = {
+    "PIP_NO_INDEX": "1",
+    "PIP_FIND_LINKS": "/release",
+    "PIP_NO_CACHE_DIR": "1",
+    "DEBIAN_FRONTEND": "noninteractive",
+}
 # What doctor tells a person to type.
 _TOLD: Final = re.compile(r"apt-get (?:update|install [\w.-]+(?: [\w.-]+)*)")
 _OURS: Final = re.compile(
@@ -33,41 +35,54 @@ _START_S: Final = 60.0
 
 @dataclass(frozen=True)
 class Kind:
-    """A form of the package, and the Debian packages that installing it takes."""
+    """A form of the package, and the section about installing it."""
 
     name: str
-    debian: Sequence[str]
+    title: str
 
 
-WHEEL: Final = Kind("wheel", ("python3-venv",))
-SDIST: Final = Kind(
-    "sdist", ("python3-venv", "python3-dev", "gcc", "libc6-dev", "make", "libxxhash-dev")
-)
+WHEEL: Final = Kind("wheel", "From the wheel")
+SDIST: Final = Kind("sdist", "From the source package")
 
 
-def install(root: DebianRoot, made: Made, kind: Kind) -> None:
-    """As docs/install.md has it, with all that is downloaded at hand."""
-    root.run("python3", "-m", "venv", VENV)
-    pip = (_PYTHON, "-m", "pip", "install", "--quiet")
-    root.run(*pip, "--require-hashes", "-r", "/wheels/runtime.txt", **_PIP)
-    file = made.wheel if kind is WHEEL else made.sdist
-    root.run(*pip, "--no-deps", f"/wheels/{file.name}", **_PIP)
+def blocks(title: str) -> list[str]:
+    """The shell commands of a section of the page."""
+    text = PAGE.read_text()
+    found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", text, re.M | re.S)
+    assert found, f"{PAGE.name} has no section {title!r}"
+    return re.findall(r"^```sh\n(.*?)^```$", found[1], re.M | re.S)
 
 
-def prepare(root: DebianRoot, kind: Kind) -> None:
-    """Have what Debian has to bring before anything of ours comes."""
-    root.run("apt-get", "update", "-qq", **_QUIET)
-    root.run(*_APT, *kind.debian, **_QUIET)
+def do(root: DebianRoot, script: str) -> str:
+    """Type commands in the directory of the release; returns what they print."""
+    return root.run("sh", "-euc", f"cd /release\n{script}", environ=_OFFLINE)
+
+
+def walk(root: DebianRoot, version: str, kind: Kind) -> dict[str, Any]:
+    """From installing to removing. Returns: facts for the report. Raises: PermanentError."""
+    root.run("apt-get", "update", "-qq")
+    of_debian, of_ours = blocks(kind.title)[0].split("\n", 1)
+    do(root, of_debian)
+    empty = read_tree(root.path)
+    do(root, of_ours)
+    check_versions(root, version)
+    expect_only({VENV}, left_behind(empty, read_tree(root.path)), "installing")
+    told = do_as_doctor_tells(root)
+    before = read_tree(root.path)
+    demo = run_demo(root)
+    serve_once(root)
+    left = remove(root, {path: row for path, row in before.items() if not is_below(path, VENV)})
+    return {"kind": kind.name, "told": told, "left": left, "fork_ms": fork_times(demo)}
 
 
 def check_versions(root: DebianRoot, version: str) -> None:
-    """Programs, module, metadata, page server say the same."""
+    """Programs, module, metadata say the same."""
     ask = "import agentd, importlib.metadata as m; print(agentd.__version__, m.version('{}'))"
     answers = {
         root.run("agentd", "--version").split()[-1],
         root.run("snapctl", "--version").split()[-1],
         root.run("snapstart-controlplane", "--version").split()[-1],
-        *root.run(_PYTHON, "-c", ask.format(_DISTRIBUTION)).split(),
+        *root.run(f"{VENV}/bin/python", "-c", ask.format("agentcube-snapstart")).split(),
     }
     expect(answers == {version}, f"built {version}, installed: {sorted(answers)}")
 
@@ -85,17 +100,23 @@ def do_as_doctor_tells(root: DebianRoot) -> list[str]:
     expect(status == ErrorCode.CONFIG_INVALID.exit_code, f"doctor ended with {status}: {wrong}")
     told = sorted({text for one in wrong for text in _TOLD.findall(one["hint"])}, reverse=True)
     for command in told:
-        root.run(*command.split(), *_APT[2:] * ("install" in command), **_QUIET)
+        do(root, command.replace("install", "install -y --no-install-recommends"))
     failed = {one["name"] for one in ask_doctor(root)[1] if one["level"] == "fail"}
     expect(failed == _NEEDS_DAEMON, f"after {told} doctor still finds {sorted(failed)}")
     return told
 
 
 def run_demo(root: DebianRoot) -> dict[str, Any]:
-    """Fork real machines. Returns: what `snapctl demo --json` prints."""
-    document: dict[str, Any] = json.loads(root.run("snapctl", "demo", "--forks", "2", "--json"))
+    """Fork real machines. Returns: what it prints with --json."""
+    command = blocks(WHEEL.title)[-1].strip()
+    document: dict[str, Any] = json.loads(root.run("sh", "-c", f"{command} --json"))
     expect(len(document["fork_ms"]) == 2, f"the demo forked {document['fork_ms']!r}")
     return document
+
+
+def fork_times(demo: dict[str, Any]) -> list[float]:
+    """Milliseconds of each fork."""
+    return [sample["ms"] for sample in demo["fork_ms"]]
 
 
 def serve_once(root: DebianRoot) -> None:
@@ -109,54 +130,26 @@ def serve_once(root: DebianRoot) -> None:
             status, wrong = ask_doctor(root)
         expect(status == 0, f"doctor beside a running agentd: {wrong}")
     finally:
-        # nsenter does not hand signals on.
-        root.run(_PYTHON, "-c", _STOP)
+        root.terminate(f"{VENV}/bin/agentd serve")
         _, said = daemon.communicate(timeout=60)
     expect(daemon.returncode == 0, f"agentd ended with {daemon.returncode}: {said[-500:]}")
 
 
-_STOP: Final = """
-import psutil
-for process in psutil.process_iter():
-    if process.cmdline()[1:] == ["/opt/snapstart/bin/agentd", "serve"]:
-        process.terminate()
-"""
-
-
-def named_directories(root: DebianRoot) -> set[str]:
-    """Where agentd says that it keeps things."""
-    shown = root.run("agentd", "config", "check")
-    found = dict(re.findall(r'^(data_dir|run_dir|image_cache_dir) = "(.+)"$', shown, re.M))
-    return set(found.values())
-
-
-def uninstall(root: DebianRoot) -> None:
-    """Away with the package, then with the environment that only it was in."""
-    root.run(_PYTHON, "-m", "pip", "uninstall", "--quiet", "--yes", _DISTRIBUTION)
+def remove(root: DebianRoot, before: dict[str, Any]) -> list[str]:
+    """Away with everything. Returns: what was left until the data was removed too."""
+    package, data = blocks("Remove")
+    asked, uninstalled, removed = package.strip().splitlines()
+    named = set(re.findall(r' = "(.+)"$', do(root, asked), re.M))
+    do(root, uninstalled)
     ours = [path for path in read_tree(root.path) if _OURS.match(path)]
     expect(not ours, f"uninstalling left {ours}")
-    root.run("rm", "-r", VENV)
-
-
-def walk(root: DebianRoot, made: Made, kind: Kind) -> dict[str, Any]:
-    """The whole way. Returns: facts for the report. Raises: PermanentError."""
-    prepare(root, kind)
-    empty = read_tree(root.path)
-    install(root, made, kind)
-    check_versions(root, made.version)
-    expect_only({VENV}, left_behind(empty, read_tree(root.path)), "installing")
-    told = do_as_doctor_tells(root)
-    before = read_tree(root.path)
-    demo = run_demo(root)
-    serve_once(root)
-    named = named_directories(root)
-    uninstall(root)
-    kept = {path: facts for path, facts in before.items() if not is_below(path, VENV)}
-    left = left_behind(kept, read_tree(root.path))
+    do(root, removed)
+    left = left_behind(before, read_tree(root.path))
     expect_only(named, left, "using and removing it")
-    running = root.processes()
-    expect(not running, f"still running: {running}")
-    return {"kind": kind.name, "told": told, "left": left, "fork_ms": demo["fork_ms"]}
+    expect(not root.processes(), f"still running: {root.processes()}")
+    do(root, data)
+    expect_only(set(), left_behind(before, read_tree(root.path)), "removing its data")
+    return left
 
 
 def is_below(path: str, directory: str) -> bool:

@@ -1,4 +1,4 @@
-"""Build sdist, wheel, and what is installed with them, from a clean clone of the last commit."""
+"""Make a release: sdist, wheel, pins, component list, from a clean clone of the last commit."""
 
 from __future__ import annotations
 
@@ -21,42 +21,64 @@ from tests.package.contents import (
 ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / "build" / "release" / "bin"
 LOCKS = ROOT / "deploy" / "locks"
+REQUIREMENTS, SBOM = "requirements.txt", "sbom.cdx.json"
 _BUILD_S = 900
 
 
 @dataclass(frozen=True)
 class Made:
-    """A release's files, and a directory with all that installing them needs."""
+    """A release, whose files are alone in a directory or with what installing them needs."""
 
     version: str
     wheel: Path
     sdist: Path
-    index: Path
+
+    @property
+    def directory(self) -> Path:
+        """Where all of it is."""
+        return self.wheel.parent
 
 
 def make(directory: Path) -> Made:
     """Build into a directory. Raises: PermanentError when what was built is not right."""
-    with tempfile.TemporaryDirectory(prefix="snapstart-clone-") as scratch:
-        clone = Path(scratch) / "clone"
-        run("git", "clone", "--quiet", str(ROOT), str(clone))
-        run(str(TOOLS / "python"), "-m", "build", "--outdir", str(directory), str(clone))
-    [wheel], [sdist] = directory.glob("*.whl"), directory.glob("*.tar.gz")
-    problems = wheel_problems(read_wheel(wheel)) + sdist_problems(read_sdist(sdist))
-    if problems:
-        raise PermanentError(ErrorCode.INTERNAL, f"building packages: {'; '.join(problems)}")
-    index = fetch_dependencies(directory / "index")
-    return Made(wheel.name.split("-")[1], wheel, sdist, index)
+    with tempfile.TemporaryDirectory(prefix="snapstart-release-") as scratch:
+        clone = clone_to(Path(scratch) / "clone")
+        out = Path(scratch) / "out"
+        run(str(TOOLS / "python"), "-m", "build", "--outdir", str(out), str(clone))
+        [wheel], [sdist] = out.glob("*.whl"), out.glob("*.tar.gz")
+        problems = wheel_problems(read_wheel(wheel)) + sdist_problems(read_sdist(sdist))
+        if problems:
+            raise PermanentError(ErrorCode.INTERNAL, f"building packages: {'; '.join(problems)}")
+        describe(wheel, out / SBOM, Path(scratch) / "environment")
+        shutil.copy(clone / "deploy" / "locks" / "runtime.txt", out / REQUIREMENTS)
+        shutil.copytree(out, directory, dirs_exist_ok=True)
+    return Made(wheel.name.split("-")[1], directory / wheel.name, directory / sdist.name)
 
 
-def fetch_dependencies(index: Path) -> Path:
+def clone_to(directory: Path) -> Path:
+    """The last commit, nothing else of this checkout."""
+    run("git", "clone", "--quiet", str(ROOT), str(directory))
+    return directory
+
+
+def describe(wheel: Path, output: Path, environment: Path) -> None:
+    """Write the component list of a wheel with its pins."""
+    run(str(TOOLS / "python"), "-m", "venv", "--without-pip", str(environment))
+    python = str(environment / "bin" / "python")
+    install = (str(TOOLS / "pip"), "--python", python, "install", "--quiet")
+    run(*install, "--require-hashes", "-r", str(LOCKS / "runtime.txt"))
+    run(*install, "--no-index", "--no-deps", str(wheel))
+    sbom = (str(TOOLS / "python"), str(ROOT / "deploy" / "sbom"), "--name", "snapstart")
+    run(*sbom, "--python", python, "--output", str(output))
+
+
+def fetch_dependencies(directory: Path) -> Path:
     """Have what the locks for running, for building name in one directory."""
-    python = str(TOOLS / "python")
     for name in ("runtime", "release"):
+        download = (str(TOOLS / "python"), "-m", "pip", "download", "--quiet", "--no-deps")
         lock = str(LOCKS / f"{name}.txt")
-        words = ("-m", "pip", "download", "--quiet", "--require-hashes", "--no-deps")
-        run(python, *words, "--dest", str(index), "-r", lock)
-    shutil.copy(LOCKS / "runtime.txt", index / "runtime.txt")
-    return index
+        run(*download, "--require-hashes", "--dest", str(directory), "-r", lock)
+    return directory
 
 
 def run(*argv: str, environ: Mapping[str, str] = os.environ) -> None:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,8 +28,8 @@ mount --rbind /sys "$1/sys"
 mount --rbind /dev "$1/dev"
 mount -t tmpfs tmpfs "$1/dev/shm"
 """
-# $2: a directory of packages.
-_WITH_WHEELS = 'mount --bind "$2" "$1/wheels"'
+# $2: the directory of a release.
+_WITH_RELEASE = 'mount --bind "$2" "$1/release"'
 # The first process of a process namespace is the parent of all who lost theirs.
 _INIT = """
 import os, time
@@ -76,11 +76,13 @@ class DebianRoot:
     path: Path
     init: int
 
-    def start(self, *argv: str, user: int = 0, **variables: str) -> subprocess.Popen[str]:
+    def start(
+        self, *argv: str, user: int = 0, environ: Mapping[str, str] = {}
+    ) -> subprocess.Popen[str]:
         """Start a command there in an environment that holds nothing else."""
         enter = ["nsenter", "--target", str(self.init), "--mount", "--pid"]
         chroot = ["chroot", f"--userspec={user}:{user}", str(self.path)]
-        given = {"PATH": _PATH, "HOME": "/root", "LANG": "C.UTF-8", **variables}
+        given = {"PATH": _PATH, "HOME": "/root", "LANG": "C.UTF-8", **environ}
         clean = ["/usr/bin/env", "-i", *(f"{name}={value}" for name, value in given.items())]
         return subprocess.Popen(
             [*enter, *chroot, *clean, *argv],
@@ -91,9 +93,11 @@ class DebianRoot:
             errors="replace",
         )
 
-    def try_to(self, *argv: str, user: int = 0, timeout_s: float = 900, **variables: str) -> Done:
+    def try_to(
+        self, *argv: str, user: int = 0, timeout_s: float = 900, environ: Mapping[str, str] = {}
+    ) -> Done:
         """Run a command to its end, whatever that is."""
-        process = self.start(*argv, user=user, **variables)
+        process = self.start(*argv, user=user, environ=environ)
         try:
             out, said = process.communicate(timeout=timeout_s)
         except BaseException:
@@ -102,9 +106,11 @@ class DebianRoot:
             raise
         return Done(process.returncode, out, said)
 
-    def run(self, *argv: str, user: int = 0, timeout_s: float = 900, **variables: str) -> str:
+    def run(
+        self, *argv: str, user: int = 0, timeout_s: float = 900, environ: Mapping[str, str] = {}
+    ) -> str:
         """What a command printed. Raises: PermanentError when it fails."""
-        done = self.try_to(*argv, user=user, timeout_s=timeout_s, **variables)
+        done = self.try_to(*argv, user=user, timeout_s=timeout_s, environ=environ)
         if done.status:
             said = (done.out + done.said)[-2000:].strip()
             message = f"running {' '.join(argv)!r}: status {done.status}, it said:\n{said}"
@@ -113,13 +119,20 @@ class DebianRoot:
 
     def processes(self) -> list[str]:
         """The command lines of all that runs there, its first process apart."""
+        return [" ".join(process.cmdline()) for process in self._processes()]
+
+    def terminate(self, command: str) -> None:
+        """Send SIGTERM to what has such a command line; nsenter hands no signal on."""
+        for process in self._processes():
+            if " ".join(process.cmdline()).endswith(command):
+                process.terminate()
+
+    def _processes(self) -> Iterator[psutil.Process]:
         ours = os.readlink(f"/proc/{self.init}/ns/pid")
-        found = []
         for process in psutil.process_iter():
             with contextlib.suppress(OSError, psutil.Error):
                 if process.pid != self.init and os.readlink(f"/proc/{process.pid}/ns/pid") == ours:
-                    found.append(" ".join(process.cmdline()))
-        return found
+                    yield process
 
 
 @contextlib.contextmanager
@@ -146,13 +159,13 @@ def running(path: Path, mounts: str, *words: str) -> Iterator[DebianRoot]:
 
 
 @contextlib.contextmanager
-def debian_root(index: Path) -> Iterator[DebianRoot]:
-    """A fresh Debian with `index` at /wheels; nothing of it is there afterwards."""
+def debian_root(release: Path) -> Iterator[DebianRoot]:
+    """A fresh Debian with `release` at /release; nothing of it is there afterwards."""
     base = make_base()
     with tempfile.TemporaryDirectory(prefix="snapstart-root-") as scratch:
         path = Path(scratch) / "root"
         with tarfile.open(base) as archive:
             archive.extractall(path, filter="fully_trusted")
-        (path / "wheels").mkdir()
-        with running(path, _WITH_WHEELS, str(index)) as root:
+        (path / "release").mkdir()
+        with running(path, _WITH_RELEASE, str(release)) as root:
             yield root

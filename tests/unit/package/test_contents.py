@@ -18,7 +18,7 @@ GOOD = {
     "agentd/kuasar/pb/sandbox_pb2.py": 0o100644,
     "agentd/kuasar/pb/ssi_pb2.py": 0o100644,
     "controlplane/cli.py": 0o100644,
-    "x-1.data/data/share/snapstart/systemd/agentd.service": 0o100644,
+    "x-1.data/data/share/snapstart/agentd.service": 0o100644,
     "x-1.dist-info/licenses/LICENSE": 0o100644,
     "x-1.dist-info/entry_points.txt": 0o100644,
 }
