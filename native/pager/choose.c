@@ -66,6 +66,10 @@ struct choice choose_method(const struct choose_facts *facts)
                 return installed(METHOD_INSTALL_BEFORE, true,
                                  "the image is on disk, the working set's file in memory: copied from that file "
                                  "before it resumes");
+        if (facts->is_in_line)
+                return installed(METHOD_INSTALL_BEFORE, true,
+                                 "the recorded pages are on disk, and other machines' come first: the working set's "
+                                 "file is read in one go and copied before it resumes");
         return installed(METHOD_INSTALL_WHILE, true,
                          "the recorded pages are on disk: the working set's file is read in one go and copied while "
                          "it runs");

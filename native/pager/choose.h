@@ -17,6 +17,7 @@ enum method {
 struct choose_facts {
         bool can_share; /* the monitor maps the image's memfd privately, with minor faults */
         bool is_recording; /* what this machine touches is written down */
+        bool is_in_line; /* others' working sets are installed first */
         bool has_working_set;
         double recall; /* of the working set, 0 to 1; below 0 if not known */
         double image_resident; /* of the working set's pages in the image, 0 to 1: in the page cache */

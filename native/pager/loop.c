@@ -6,6 +6,8 @@
 #include "deadline.h"
 #include "fdutil.h"
 
+#define LINGER_NS 15000 /* about what a wake-up on another processor costs */
+#define LINGER_DOUBT_MAX 8 /* one in 256 is tried then */
 #define NS_PER_MS INT64_C(1000000)
 
 int loop_open(struct loop *ret_loop)
@@ -164,10 +166,48 @@ static void tell(struct loop *loop)
         loop->n_round = 0;
 }
 
+/* Returns whether it is worth the processor's time to look out for more now. */
+static bool may_linger(struct loop *loop)
+{
+        bool is_asked = loop->is_lingering && !loop->idlers;
+
+        loop->is_lingering = false;
+        if (!is_asked)
+                return false;
+        if (loop->linger_skips == 0)
+                return true;
+        loop->linger_skips--;
+        return false;
+}
+
+/* Returns as epoll_wait(2): 0 if nothing came soon. */
+static int linger(struct loop *loop)
+{
+        int64_t until = now_ns() + LINGER_NS;
+        int n;
+
+        do {
+                n = epoll_wait(loop->epoll_fd, loop->round, LOOP_ROUND, 0);
+        } while (n == 0 && now_ns() < until);
+        if (n == 0)
+                loop->linger_doubt = LINGER_DOUBT_MAX;
+        else if (loop->linger_doubt > 0)
+                loop->linger_doubt--;
+        loop->linger_skips = (1U << loop->linger_doubt) - 1;
+        return n;
+}
+
+static int await(struct loop *loop)
+{
+        int n = may_linger(loop) ? linger(loop) : 0;
+
+        return n ? n : epoll_wait(loop->epoll_fd, loop->round, LOOP_ROUND, quiet_ms(loop));
+}
+
 int loop_run(struct loop *loop)
 {
         while (!loop->is_over) {
-                int n = epoll_wait(loop->epoll_fd, loop->round, LOOP_ROUND, quiet_ms(loop));
+                int n = await(loop);
 
                 if (n < 0 && errno != EINTR)
                         return -errno;

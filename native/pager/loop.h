@@ -44,6 +44,8 @@ struct grave {
 struct loop {
         int epoll_fd; /* owned */
         bool is_over;
+        bool is_lingering; /* look for more for a moment before sleeping */
+        unsigned linger_doubt, linger_skips; /* how often it was in vain of late; how many times not to, for that */
         struct idler *idlers; /* first in, first served */
         struct timer *timers; /* by time */
         struct grave *graves;
@@ -68,6 +70,13 @@ void loop_idle(struct loop *loop, struct idler *idler);
 /* Call @timer->due at @at_ns; loop_unset() before it is released if it may not have been due. */
 void loop_set(struct loop *loop, struct timer *timer, int64_t at_ns);
 void loop_unset(struct loop *loop, struct timer *timer);
+
+/* Whoever was just served may ask again at once: look out for that for some microseconds before the loop sleeps,
+ * which saves a wake-up. Where that is in vain it is done ever less. */
+static inline void loop_linger(struct loop *loop)
+{
+        loop->is_lingering = true;
+}
 
 void loop_later(struct loop *loop, struct grave *grave);
 

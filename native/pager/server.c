@@ -79,8 +79,8 @@ static void machine_clear(struct machine *machine, bool is_forgotten)
         keeping_cancel(&pending->keeping);
         free(pending->facts);
         pending->facts = NULL;
-        image_close(&pending->image);
-        image_close(&machine->image);
+        template_release(&machine->server->templates, machine->template);
+        machine->template = NULL;
         pending->uffd_fd = close_fd(pending->uffd_fd);
         pending->pidfd = close_fd(pending->pidfd);
         kuasar_ending(machine->server->kuasar, machine);
@@ -205,10 +205,22 @@ static bool has_small_pages(const struct journal_head *facts)
         return true;
 }
 
-static void choose(struct journal_head *facts, const struct template *template, bool is_recorded)
+/* Returns whether somebody's working set is not installed yet: the next one's comes after it. */
+static bool has_line(const struct server *server)
 {
-        struct choose_facts known = {
-                .can_share = facts->protocol == HANDSHAKE_MEMFD, .is_recording = is_recorded, .recall = -1};
+        for (const struct machine *one = server->machines; one; one = one->next)
+                if (one->vm && !one->vm->is_stopping && vm_is_installing(one->vm))
+                        return true;
+        return false;
+}
+
+static void choose(const struct server *server, struct journal_head *facts, const struct template *template,
+                   bool is_recorded)
+{
+        struct choose_facts known = {.can_share = facts->protocol == HANDSHAKE_MEMFD,
+                                     .is_recording = is_recorded,
+                                     .is_in_line = has_line(server),
+                                     .recall = -1};
         struct choice choice;
 
         template_look(template, &known);
@@ -230,18 +242,15 @@ static int begin(struct machine *machine)
 {
         struct server *server = machine->server;
         struct pending *pending = &machine->pending;
-        struct vm_parts parts = {.uffd_fd = TAKE_FD(pending->uffd_fd), .pidfd = TAKE_FD(pending->pidfd)};
-        struct image image = pending->image;
+        struct vm_parts parts = {.uffd_fd = TAKE_FD(pending->uffd_fd),
+                                 .pidfd = TAKE_FD(pending->pidfd),
+                                 .template = machine->template};
         bool is_recorded = machine->order.record[0];
         int r;
 
-        pending->image = (struct image){.fd = FD_NONE};
-        r = template_acquire(&server->templates, &image, pending->facts->digest, pending->facts->working_set_path,
-                             &parts.template);
-        if (!r) {
-                choose(pending->facts, parts.template, is_recorded);
-                r = journal_create(server->journal_fd, pending->facts, &parts.journal);
-        }
+        machine->template = NULL;
+        choose(server, pending->facts, parts.template, is_recorded);
+        r = journal_create(server->journal_fd, pending->facts, &parts.journal);
         if (r) {
                 process_end(parts.pidfd, PROCESS_END_SOON_MS);
                 template_release(&server->templates, parts.template);
@@ -289,6 +298,19 @@ static void kept(struct keeping *keeping, int error)
 }
 
 /* -- hand-over ------------------------------------------------------------------------------------- */
+
+/* Map @image, which is moved from, and begin to bring the machine's working set into memory: its monitor is being
+ * made meanwhile. Returns 0 or a negative errno. */
+static int find_template(struct machine *machine, struct image *image)
+{
+        const struct machine_order *order = &machine->order;
+        int r = template_acquire(&machine->server->templates, image, order->digest, order->working_set,
+                                 &machine->template);
+
+        if (!r)
+                template_prepare(machine->template, order->record[0]);
+        return r;
+}
 
 /* What is known of a machine from its order and its hand-over. Returns NULL without memory. */
 static struct journal_head *facts_of(const struct machine_order *order, const struct handed *handed)
@@ -350,15 +372,16 @@ static const char *check_uffd(struct journal_head *facts, const struct handed *h
 /* The image of a machine that brings its own. */
 static const char *check_memfd(struct machine *machine, struct journal_head *facts, struct handed *handed)
 {
-        struct image *image = &machine->pending.image;
+        struct image image;
 
-        if (image_take_fd(TAKE_FD(handed->fds[1]), image))
+        if (image_take_fd(TAKE_FD(handed->fds[1]), &image))
                 return "what it sent as its memfd is none";
-        if (!image->is_sealed)
+        if (!image.is_sealed) {
+                image_close(&image);
                 return "its memfd is not sealed against writing and shrinking";
-        facts->memfd_number =
-                find_held(facts->pid, machine->pending.pidfd, image->identity.device, image->identity.inode);
-        return NULL;
+        }
+        facts->memfd_number = find_held(facts->pid, machine->pending.pidfd, image.identity.device, image.identity.inode);
+        return find_template(machine, &image) ? "no memory to map its memfd" : NULL;
 }
 
 static const char *check_image(struct machine *machine, struct journal_head *facts, struct handed *handed)
@@ -367,13 +390,9 @@ static const char *check_image(struct machine *machine, struct journal_head *fac
 
         if (facts->protocol == HANDSHAKE_MEMFD)
                 why = check_memfd(machine, facts, handed);
-        else {
-                machine->pending.image = machine->image;
-                machine->image = (struct image){.fd = FD_NONE};
-        }
         if (why)
                 return why;
-        facts->identity = machine->pending.image.identity;
+        facts->identity = machine->template->image.identity;
         if (handshake_fits(handed->handshake, facts->identity.size_bytes, &why))
                 return why;
         return NULL;
@@ -390,7 +409,7 @@ static const char *keep(struct machine *machine)
         struct pending *pending = &machine->pending;
         struct keeper *keeper = &machine->server->keeper;
         struct journal_head *facts = pending->facts;
-        int fds[HAND_OVER_FDS] = {pending->uffd_fd, pending->image.fd};
+        int fds[HAND_OVER_FDS] = {pending->uffd_fd, machine->template->image.fd};
         char name[KEEPER_NAME_BYTES];
 
         facts->kept_by = does_monitor_hold(facts) ? KEPT_BY_VMM : 0;
@@ -484,7 +503,6 @@ static struct machine *machine_new(struct server *server, const struct machine_o
         machine->order = *order;
         machine->timer.due = not_handed_over;
         machine->grave.release = release_machine;
-        machine->image.fd = machine->pending.image.fd = FD_NONE;
         machine->pending.uffd_fd = machine->pending.pidfd = FD_NONE;
         machine->pending.keeping.kept = kept;
         machine->hand_over.caller = &caller;
@@ -510,6 +528,7 @@ static bool is_same_order(const struct machine_order *a, const struct machine_or
 int server_listen(struct server *server, const struct machine_order *order, const char **ret_why)
 {
         struct machine *machine = find_in(server->machines, order->vm);
+        struct image image;
         int r = 0;
 
         if (machine) {
@@ -523,7 +542,8 @@ int server_listen(struct server *server, const struct machine_order *order, cons
                 return -ENOMEM;
         if (order->image[0]) {
                 *ret_why = "its image cannot be opened";
-                r = image_take(order->image, &machine->image);
+                r = image_take(order->image, &image);
+                r = r ? r : find_template(machine, &image);
         }
         if (!r) {
                 *ret_why = "its socket cannot be made";
@@ -552,10 +572,8 @@ const char *server_take_unasked(struct server *server, const struct machine_orde
                 image_close(image);
                 return "no memory";
         }
-        machine->image = *image;
-        *image = (struct image){.fd = FD_NONE};
         add(server, machine);
-        why = take(machine, handed);
+        why = find_template(machine, image) ? "its image cannot be mapped" : take(machine, handed);
         if (why && machine->pending.uffd_fd >= 0)
                 refuse(machine, why);
         else if (why)

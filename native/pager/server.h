@@ -39,7 +39,6 @@ struct machine_order {
 struct pending {
         struct keeping keeping;
         struct journal_head *facts;
-        struct image image;
         int uffd_fd, pidfd;
 };
 
@@ -48,7 +47,7 @@ struct machine {
         struct server *server;
         enum machine_state state;
         struct machine_order order;
-        struct image image; /* opened when it was ordered; fd is FD_NONE: none, or moved on */
+        struct template *template; /* from its order or its hand-over; owned; NULL: none yet, or moved on */
         struct hand_over hand_over;
         struct timer timer; /* until when its monitor has to have come */
         struct grave grave;

@@ -7,10 +7,12 @@
 #include <string.h>
 
 #include "deadline.h"
+#include "journal.h"
 
 #define FIRST_CHUNK_PAGES 32 /* the guest waits for the beginning */
 #define CHUNK_PAGES 256
 #define ASK_BYTES (128 * 1024)
+#define MAPPED_PAGES 512 /* at once */
 #define KEPT_NS (60 * NS_PER_S) /* without users */
 
 static struct template *template_of(struct warming *warming)
@@ -149,6 +151,9 @@ static int open_set(struct template *template)
                 return 0;
         }
         template->has_set = true;
+        /* A memfd is in memory, but for what was swapped out. */
+        if (template->image.is_sealed && working_set_image_resident(&template->set, &template->image) >= 1)
+                template->image_warming.ready_runs = template->set.n_runs;
         return index_runs(template);
 }
 
@@ -261,6 +266,64 @@ void template_look(const struct template *template, struct choose_facts *facts)
         facts->recall = template->set.recall;
         facts->image_resident = template->image.is_sealed ? 1.0 : working_set_image_resident(&template->set, &template->image);
         facts->data_resident = working_set_data_resident(&template->set);
+}
+
+/* In a reader thread. */
+static void map_some(struct job *job)
+{
+        struct mapping *mapping = container_of(job, struct mapping, job);
+        const struct image *image = &container_of(mapping, struct template, mapping)->image;
+
+        mapping->is_mapped = image_is_resident(image, mapping->page, mapping->pages) &&
+                             image_populate(image, mapping->page, mapping->pages) == 0;
+}
+
+static void submit_mapping(struct template *template)
+{
+        struct mapping *mapping = &template->mapping;
+        uint64_t left = template->image.pages - mapping->page;
+
+        mapping->pages = left < MAPPED_PAGES ? left : MAPPED_PAGES;
+        template->users++;
+        reader_submit(template->templates->reader, &mapping->job);
+}
+
+static void mapped_some(struct job *job)
+{
+        struct mapping *mapping = container_of(job, struct mapping, job);
+        struct template *template = container_of(mapping, struct template, mapping);
+
+        if (mapping->is_mapped)
+                journal_mark_range(template->populated, mapping->page, mapping->page + mapping->pages);
+        mapping->page += mapping->pages;
+        /* Only as long as somebody uses it. */
+        if (mapping->page < template->image.pages && template->users > 1)
+                submit_mapping(template);
+        else
+                mapping->is_begun = mapping->page == template->image.pages;
+        template_release(template->templates, template);
+}
+
+static void map_all(struct template *template)
+{
+        if (template->mapping.is_begun || template->image.is_sealed)
+                return;
+        template->mapping.is_begun = true;
+        template->mapping.job = (struct job){.work = map_some, .done = mapped_some};
+        submit_mapping(template);
+}
+
+void template_prepare(struct template *template, bool is_recorded)
+{
+        struct choose_facts facts = {.is_recording = is_recorded};
+        struct choice choice;
+
+        template_look(template, &facts);
+        choice = choose_method(&facts);
+        if (choice.method == METHOD_DEMAND)
+                map_all(template);
+        else
+                template_warm(template, choice.from_data);
 }
 
 void template_warm(struct template *template, bool from_data)

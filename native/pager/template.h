@@ -29,6 +29,15 @@ struct warming {
         struct warm_waiter *waiters;
 };
 
+/* Bringing all of the image that is in memory into this process's page table, by a reader thread: for machines that
+ * ask for each page. A page that is not costs its first fault a third more. */
+struct mapping {
+        struct job job;
+        bool is_begun;
+        uint64_t page, pages; /* under way */
+        bool is_mapped; /* it was in memory */
+};
+
 struct template {
         struct template *next;
         struct templates *templates;
@@ -44,6 +53,7 @@ struct template {
         uint64_t *in_set; /* one bit for each page of the image; owned */
         uint32_t *data_at; /* for each run: its first page in set.data; owned */
         struct warming image_warming, data_warming;
+        struct mapping mapping;
 };
 
 /* All templates that machines run on, one for each image and working set. */
@@ -74,6 +84,9 @@ static inline bool template_has(const struct template *template, uint64_t page)
 
 /* See how much of the working set is in memory. Fills in the facts about images and sets. */
 void template_look(const struct template *template, struct choose_facts *facts);
+
+/* Begin to bring what a machine will most likely be given into memory. @is_recorded: it asks for each page. */
+void template_prepare(struct template *template, bool is_recorded);
 
 /* Begin to bring the runs into memory, if nobody has. */
 void template_warm(struct template *template, bool from_data);

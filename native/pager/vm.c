@@ -6,14 +6,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "deadline.h"
 #include "fdutil.h"
 #include "kill_point.h"
 #include "process.h"
 #include "uffd.h"
 
 #define AROUND_SHARE 16 /* of its memory, a guest may get this part that it never asked for */
-#define CHECK_NS INT64_C(1000000) /* how long an image may have changed unnoticed while it is read */
 
 void vm_stop(struct vm *vm, const char *reason)
 {
@@ -24,7 +22,6 @@ void vm_stop(struct vm *vm, const char *reason)
         loop_remove(vm->host->loop, &vm->uffd);
         loop_idle(vm->host->loop, &vm->installer);
         loop_unset(vm->host->loop, &vm->retry);
-        loop_unset(vm->host->loop, &vm->check);
         kill_process(vm->process.fd);
 }
 
@@ -62,38 +59,15 @@ int vm_classify(struct vm *vm, int64_t result)
         return -1;
 }
 
-void vm_check_now(struct vm *vm)
+/* Each time, because that is cheap: a timer that does it less often makes every sleep of the loop cost more. */
+void vm_check_image(struct vm *vm)
 {
-        vm->checked_ns = now_ns();
         if (vm->is_stopping)
                 return;
         if (image_check(&vm->template->image))
                 vm_stop(vm, "its image was changed or cut while it ran");
         else if (vm_head(vm)->from_data && vm->template->has_set && working_set_check(&vm->template->set))
                 vm_stop(vm, "its working set was changed or cut while it was installed");
-}
-
-void vm_check_due(struct timer *timer)
-{
-        struct vm *vm = container_of(timer, struct vm, check);
-
-        vm->is_check_set = false;
-        vm_check_now(vm);
-}
-
-/* Something was taken from the image: see that it still was what it should be, at once or soon. */
-void vm_check_image(struct vm *vm)
-{
-        int64_t now = now_ns();
-
-        if (vm->template->image.is_sealed && !vm_head(vm)->from_data)
-                return;
-        if (now - vm->checked_ns >= CHECK_NS)
-                vm_check_now(vm);
-        else if (!vm->is_check_set && !vm->is_stopping) {
-                vm->is_check_set = true;
-                loop_set(vm->host->loop, &vm->check, now + CHECK_NS);
-        }
 }
 
 
@@ -181,7 +155,6 @@ int vm_open(struct vm_host *host, struct vm_parts *parts, bool is_recorded, bool
         vm->retry.due = vm_retry_due;
         vm->warm.warmed = vm_warmed;
         vm->grave.release = release_vm;
-        vm->check.due = vm_check_due;
         vm->around_left = vm->journal.head->n_pages / AROUND_SHARE;
         r = begin(vm, is_recorded, is_successor);
         if (r) {
@@ -210,7 +183,6 @@ void vm_free(struct vm *vm, bool is_forgotten)
         loop_remove(loop, &vm->process);
         loop_idle(loop, &vm->installer);
         loop_unset(loop, &vm->retry);
-        loop_unset(loop, &vm->check);
         if (vm->template)
                 template_unwait(vm->template, &vm->warm);
         if (is_forgotten)

@@ -55,7 +55,7 @@ struct parked {
 struct vm {
         struct source uffd, process;
         struct idler installer;
-        struct timer retry, check;
+        struct timer retry;
         struct warm_waiter warm;
         struct grave grave;
         struct vm_host *host;
@@ -67,8 +67,6 @@ struct vm {
         size_t n_parked, parked_capacity;
         unsigned n_jobs; /* under way in the reader */
         uint64_t around_left; /* pages that may still be copied unasked for around faults */
-        int64_t checked_ns; /* when its image was looked at last */
-        bool is_check_set;
         bool is_ready, is_stopping, is_over, is_free;
         char reason[VM_REASON_BYTES];
         struct touch *touches; /* what the guest asked for, in order, while it is recorded; owned */
@@ -84,6 +82,9 @@ int vm_open(struct vm_host *host, struct vm_parts *parts, bool is_recorded, bool
 
 /* Begin to install what is to be installed unasked. host->ready() may be called before this returns. */
 void vm_begin(struct vm *vm);
+
+/* Returns whether some of what it is to get unasked is not there yet. */
+bool vm_is_installing(const struct vm *vm);
 
 /* End the machine: kill its process; over() is called when that is gone. Only the first reason counts. */
 void vm_stop(struct vm *vm, const char *reason);

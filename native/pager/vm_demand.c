@@ -122,7 +122,7 @@ static int64_t fill_around(struct vm *vm, const struct place *place, enum conten
         if (r < 0)
                 return r;
         find_window(vm, place, content, &before, &after);
-        if (!may_fill_around(vm, place->image_page - before, before + after + 1, content))
+        if (before + after == 0 || !may_fill_around(vm, place->image_page - before, before + after + 1, content))
                 return r;
         side.address += IMAGE_PAGE_BYTES;
         side.page++;

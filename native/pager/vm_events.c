@@ -124,4 +124,5 @@ void vm_events_ready(struct source *source, uint32_t events)
         if (vm->n_parked && !vm->is_stopping)
                 vm_retry_parked(vm);
         vm_check_image(vm);
+        loop_linger(vm->host->loop);
 }

@@ -88,8 +88,6 @@ static int64_t install(struct vm *vm, const struct span *span)
                 n = stretch(vm, span, at, &place);
                 if (n == 0)
                         continue;
-                if (span->is_zero && span->is_write)
-                        n = 1; /* filled by copying one page of zeros */
                 r = vm_fill(vm, place, span->source + at * IMAGE_PAGE_BYTES, span->is_zero ? CONTENT_ZERO : CONTENT_DATA,
                          n, span->is_write);
                 if (r < 0)
@@ -146,11 +144,9 @@ bool vm_install_some(struct idler *idler)
                 vm_head(vm)->next_run += span.n_runs;
                 pages += r;
         }
-        if (vm_is_installing(vm)) {
-                vm_check_image(vm);
+        vm_check_image(vm);
+        if (vm_is_installing(vm))
                 return !vm->is_stopping;
-        }
-        vm_check_now(vm);
         vm_make_ready(vm);
         return false;
 }

@@ -65,7 +65,6 @@ void vm_events_ready(struct source *source, uint32_t events);
 
 /* -- vm_install.c ---------------------------------------------------------------------------------- */
 
-bool vm_is_installing(const struct vm *vm);
 bool vm_install_some(struct idler *idler);
 void vm_install_more(struct vm *vm);
 void vm_warmed(struct warm_waiter *waiter);
@@ -79,8 +78,7 @@ void vm_stop_with(struct vm *vm, const char *what, int error);
 /* What a call on its userfaultfd said: 0 to go on, 1 to try again later, -1 if that was its end. */
 int vm_classify(struct vm *vm, int64_t result);
 
-/* Something was taken from the image: see that it still was what it should be, now, or soon. */
-void vm_check_now(struct vm *vm);
+/* Something was taken from the image: see that it still was what it should be. */
 void vm_check_image(struct vm *vm);
 
 #endif

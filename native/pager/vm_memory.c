@@ -7,6 +7,8 @@
 #include "kill_point.h"
 #include "uffd.h"
 
+#define ZEROS_BYTES (64 * IMAGE_PAGE_BYTES) /* copied at once */
+
 static int64_t region_at(const struct journal_head *head, uint64_t address)
 {
         uint64_t low = 0, high = head->n_regions;
@@ -83,34 +85,30 @@ bool vm_is_sharing(const struct vm *vm)
         return vm_head(vm)->protocol == HANDSHAKE_MEMFD;
 }
 
-static const void *zeros(uint64_t bytes)
+static int64_t fill_huge_zeros(const struct vm *vm, const struct place *place)
 {
-        static const uint8_t page[IMAGE_PAGE_BYTES];
-        void *memory;
+        uint64_t bytes = place->region->page_bytes;
+        /* Never written, so it costs one page of zeros. */
+        void *source = mmap(NULL, bytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        int64_t r;
 
-        if (bytes <= IMAGE_PAGE_BYTES)
-                return page;
-        /* Of a huge page: mapped once for all, never written, so it costs one page of zeros. */
-        memory = mmap(NULL, bytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        return memory == MAP_FAILED ? NULL : memory;
+        if (source == MAP_FAILED)
+                return -ENOMEM;
+        r = uffd_copy(vm->uffd.fd, place->address, source, bytes);
+        munmap(source, bytes);
+        return r;
 }
 
 static int64_t fill_zeros(const struct vm *vm, const struct place *place, uint64_t bytes, bool is_write)
 {
-        uint64_t page_bytes = place->region->page_bytes;
-        const void *source;
-        int64_t r;
+        static uint8_t zeros[ZEROS_BYTES] __attribute__((aligned(4096))); /* never written: one page in memory */
 
+        if (place->region->page_bytes > IMAGE_PAGE_BYTES)
+                return fill_huge_zeros(vm, place);
         /* The page of zeros everybody shares would be copied at the write that waits already. */
-        if (page_bytes == IMAGE_PAGE_BYTES && !is_write)
+        if (!is_write)
                 return uffd_zero(vm->uffd.fd, place->address, bytes);
-        source = zeros(page_bytes);
-        if (!source)
-                return -ENOMEM;
-        r = uffd_copy(vm->uffd.fd, place->address, source, page_bytes);
-        if (page_bytes > IMAGE_PAGE_BYTES)
-                munmap((void *)source, page_bytes);
-        return r;
+        return uffd_copy(vm->uffd.fd, place->address, zeros, bytes < ZEROS_BYTES ? bytes : ZEROS_BYTES);
 }
 
 static int64_t fill_once(const struct vm *vm, const struct place *place, const void *source, enum content content,
@@ -123,13 +121,13 @@ static int64_t fill_once(const struct vm *vm, const struct place *place, const v
         return uffd_copy(vm->uffd.fd, place->address, source, bytes);
 }
 
-static void count(struct vm *vm, enum content content, bool is_write, uint64_t pages)
+static void count(struct vm *vm, const struct place *place, enum content content, bool is_write, uint64_t pages)
 {
         struct journal_counters *counters = &vm_head(vm)->counters;
 
-        if (content == CONTENT_ZERO)
+        if (place->region->page_bytes == IMAGE_PAGE_BYTES && content == CONTENT_ZERO && !is_write)
                 counters->zeroed += pages;
-        else if (vm_is_sharing(vm) && !is_write)
+        else if (content == CONTENT_DATA && vm_is_sharing(vm) && !is_write)
                 counters->shared += pages;
         else
                 counters->copied += pages;
@@ -161,7 +159,7 @@ int64_t vm_fill(struct vm *vm, struct place place, const uint8_t *source, enum c
                         kill_point(KILL_WAKE);
                 done = r ? r / (int64_t)page_bytes : 1;
                 mark_installed(vm, place.page, (uint64_t)done);
-                count(vm, content, is_write, r ? (uint64_t)done : 0);
+                count(vm, &place, content, is_write, r ? (uint64_t)done : 0);
                 filled += r ? done : 0;
                 left -= (uint64_t)done;
                 place.page += (uint64_t)done;
