@@ -116,7 +116,7 @@ const char *server_take_unasked(struct server *server, const struct machine_orde
 /* Returns the machine, a stopped one last; NULL if there is none. */
 struct machine *server_find(const struct server *server, const char *vm);
 
-/* Expect or serve it no longer. */
+/* Expect or serve it no longer. A monitor that handed its memory over and still lives is ended. */
 void server_forget(struct server *server, const char *vm);
 
 #endif

@@ -256,3 +256,16 @@ async def test_image_cut_under_a_machine_stops_only_that_one(kept: Service) -> N
     assert await machine.ended() == -signal.SIGKILL
     assert "image" in (await kept.reasons())["a"]
     await assert_whole(other)
+
+
+@pytest.mark.parametrize("protocol", ["firecracker", "memfd"])
+async def test_a_monitor_that_is_forgotten_while_it_lives_is_ended(
+    kept: Service, protocol: str
+) -> None:
+    await kept.begin()
+    machine, other = await kept.machine("a", protocol), await kept.machine("b", protocol)
+    for vm in ("a", "b"):
+        await kept.served(vm)
+    await kept.host.client.forget("a")
+    assert await machine.ended() == -signal.SIGKILL
+    await assert_whole(other)
