@@ -67,7 +67,7 @@ static void machine_clear(struct machine *machine, bool is_forgotten)
         keeping_cancel(&pending->keeping);
         free(pending->facts);
         pending->facts = NULL;
-        template_release(&machine->server->templates, machine->template);
+        template_drop(&machine->server->templates, machine->template);
         machine->template = NULL;
         pending->uffd_fd = close_fd(pending->uffd_fd);
         pending->pidfd = close_fd(pending->pidfd);

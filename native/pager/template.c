@@ -240,6 +240,13 @@ static void forget(struct template *template)
         destroy(template);
 }
 
+void template_drop(struct templates *templates, struct template *template)
+{
+        template_release(templates, template);
+        if (template && template->users == 0)
+                forget(template);
+}
+
 static void was_not_needed(struct timer *timer)
 {
         forget(container_of(timer, struct template, timer));
@@ -264,7 +271,8 @@ void template_look(const struct template *template, struct choose_facts *facts)
                 return;
         facts->working_set_pages = template->set.n_pages;
         facts->recall = template->set.recall;
-        facts->image_resident = template->image.is_sealed ? 1.0 : working_set_image_resident(&template->set, &template->image);
+        facts->image_resident =
+                template->image.is_sealed ? 1.0 : working_set_image_resident(&template->set, &template->image);
         facts->data_resident = working_set_data_resident(&template->set);
 }
 

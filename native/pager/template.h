@@ -74,6 +74,9 @@ int template_acquire(struct templates *templates, struct image *image, const uin
 /* Without users it is kept for a while, because the next machine of a template often comes soon. NULL is fine. */
 void template_release(struct templates *templates, struct template *template);
 
+/* As template_release(), but nobody is expected: whoever named it was refused. */
+void template_drop(struct templates *templates, struct template *template);
+
 /* Let go of all that have no users. */
 void templates_close(struct templates *templates);
 

@@ -239,6 +239,9 @@ static void park(struct vm *vm, const struct parked *fault)
                 return;
         }
         vm->parked[vm->n_parked++] = *fault;
+        /* Nothing more may be heard of this machine: its other threads may have said all they had to say. */
+        if (vm->n_parked == 1)
+                loop_set(vm->host->loop, &vm->retry, now_ns() + RETRY_NS);
 }
 
 /* Try those again that the kernel refused while the address space was changing. */
@@ -253,6 +256,4 @@ void vm_retry_parked(struct vm *vm)
         for (size_t i = 0; i < n && !vm->is_stopping; i++)
                 vm_serve(vm, &faults[i], true);
         free(faults);
-        if (vm->n_parked && !vm->is_stopping)
-                loop_set(vm->host->loop, &vm->retry, now_ns() + RETRY_NS);
 }
