@@ -56,6 +56,8 @@ def read_boot_id() -> str:
 def read_installation_id(data_dir: Path) -> str:
     """The id of the installation that a data directory belongs to, made at its first use.
 
+    The file is of the first format: a UUID alone. A later one would begin with its number.
+
     It marks templates and machines, so it is needed before the store locks the directory: whoever
     is first to give it its name wins, also against another daemon that starts at the same moment.
     Raises: ConfigError.
@@ -71,6 +73,12 @@ def read_installation_id(data_dir: Path) -> str:
             f"reading {str(path)!r}: {exc.strerror}",
             hint="give the daemon's user the data directory, writable",
         ) from exc
+    if (version := text.partition(" ")[0]).isdigit():
+        raise ConfigError(
+            ErrorCode.CONFIG_INVALID,
+            f"reading {str(path)!r}: format {version}, this program reads a UUID alone",
+            hint="start the version of agentd that wrote it",
+        )
     try:
         return str(uuid.UUID(text))
     except ValueError as exc:

@@ -7,7 +7,9 @@ virtual machines of which the journal speaks die with it. So it lives in the run
 names the boot it belongs to.
 
 A daemon killed in the middle of a write leaves a torn tail: bad lines with no good one after them
-are dropped. A bad line *followed* by a good one cannot come from that; such a file is refused.
+are dropped. A bad line *followed* by a good one cannot come from that; such a file is refused. So is
+a line whose checksum is right, and which is of another version or says what this program does not
+know: a newer daemon wrote it, and dropping it would end that daemon's machines.
 
 Whoever has the journal open has the run directory: `lock` beside it is held (flock(2)) until then.
 """
@@ -43,7 +45,7 @@ def decode_lines(data: bytes, where: str) -> tuple[list[Record], int]:
     """Read a journal.
 
     Returns: its records; how many bytes of data they take, less than all after a torn write.
-    Raises: PermanentError if a bad line stands before a good one.
+    Raises: PermanentError if a bad line stands before a good one, or a whole one is not understood.
     """
     records: list[Record] = []
     good_bytes = 0
@@ -51,29 +53,39 @@ def decode_lines(data: bytes, where: str) -> tuple[list[Record], int]:
     start = 0
     for number, line in enumerate(data.splitlines(keepends=True), 1):
         start += len(line)
-        record = _decode_line(line)
-        if record is None:
+        whole = _whole_line(line)
+        if whole is None:
             bad_line = bad_line or number
         elif bad_line:
             raise _corrupt(where, bad_line)
         else:
-            records.append(record)
+            records.append(_decode(*whole, where, number))
             good_bytes = start
     return records, good_bytes
 
 
-def _decode_line(line: bytes) -> Record | None:
+def _whole_line(line: bytes) -> tuple[bytes, bytes] | None:
+    """Version and body, if all of it was written."""
     version, _, rest = line.partition(b" ")
     checksum, _, body = rest.partition(b" ")
-    if version != _VERSION or not body.endswith(b"\n"):
+    if not version.isdigit() or not body.endswith(b"\n"):
         return None
     body = body[:-1]
-    if checksum != b"%08x" % zlib.crc32(body):
-        return None
+    return (version, body) if checksum == b"%08x" % zlib.crc32(body) else None
+
+
+def _decode(version: bytes, body: bytes, where: str, number: int) -> Record:
     try:
-        return _decoder.decode(body)
-    except msgspec.DecodeError:
-        return None
+        if version == _VERSION:
+            return _decoder.decode(body)
+        why = f"format {version.decode()}, this program reads format {_VERSION.decode()}"
+    except msgspec.DecodeError as exc:
+        why = str(exc)
+    raise PermanentError(
+        ErrorCode.CONFIG_INVALID,
+        f"reading the journal {where!r}: line {number} is another version's: {why}",
+        hint="start the version of agentd that wrote it; its machines run on meanwhile",
+    )
 
 
 def _corrupt(where: str, line: int) -> PermanentError:

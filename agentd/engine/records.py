@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-_SCHEMA: Final = """
+_VERSION: Final = 1  # as `user_version`; 0 is a new file
+_SCHEMA: Final = f"""
 CREATE TABLE IF NOT EXISTS sessions (
     id TEXT PRIMARY KEY, template TEXT NOT NULL, mode TEXT NOT NULL, created_at_s REAL NOT NULL,
     start_ms REAL NOT NULL, ended_at_s REAL, reason TEXT
@@ -18,6 +19,7 @@ CREATE TABLE IF NOT EXISTS builds (
     build_id TEXT PRIMARY KEY, name TEXT NOT NULL, image TEXT NOT NULL,
     created_at_s REAL NOT NULL, settled_at_s REAL, outcome TEXT, detail TEXT
 ) STRICT;
+PRAGMA user_version = {_VERSION};
 """
 _KEEP_ROWS: Final = 100_000  # sessions; some 20 MB
 _TRIM: Final = (
@@ -116,6 +118,9 @@ class Records:
 def _open(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path)
     try:
+        ((found,),) = connection.execute("PRAGMA user_version")
+        if found > _VERSION:
+            raise sqlite3.DatabaseError(f"format {found}, this program writes format {_VERSION}")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.executescript(_SCHEMA)

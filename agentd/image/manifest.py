@@ -10,6 +10,12 @@ import msgspec
 FORMAT_VERSION: Final = 1
 
 
+class Versioned(msgspec.Struct, frozen=True):
+    """What every format of image.json has in common."""
+
+    format_version: int
+
+
 class PackageRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One Debian package, pinned by content."""
 

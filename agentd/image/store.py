@@ -13,7 +13,7 @@ import msgspec
 
 from agentd.errors import ErrorCode, PermanentError, SnapStartError
 from agentd.image.files import fsync_dir, hash_file, os_errors
-from agentd.image.manifest import FORMAT_VERSION, FileRecord, ImageManifest
+from agentd.image.manifest import FORMAT_VERSION, FileRecord, ImageManifest, Versioned
 from agentd.image.opening import opened_regular
 
 MANIFEST_NAME: Final = "image.json"
@@ -75,11 +75,15 @@ def load_image(path_or_key: Path | str, cache_dir: Path) -> Image:
     directory = Path(os.path.realpath(named))
     with os_errors(f"opening the guest image {str(directory)!r}"):
         try:
-            manifest = msgspec.json.decode(_read_manifest(directory), type=ImageManifest)
+            content = _read_manifest(directory)
+            found = msgspec.json.decode(content, type=Versioned).format_version
+            if found != FORMAT_VERSION:
+                raise _damaged(
+                    directory, f"format {found}, this program reads format {FORMAT_VERSION}"
+                )
+            manifest = msgspec.json.decode(content, type=ImageManifest)
         except msgspec.MsgspecError as exc:
             raise _damaged(directory, f"{MANIFEST_NAME}: {exc}") from exc
-        if manifest.format_version != FORMAT_VERSION:
-            raise _damaged(directory, f"format {manifest.format_version}, not {FORMAT_VERSION}")
         for record in (manifest.kernel, manifest.initrd):
             _check_size(directory, record)
     return Image(directory, manifest)

@@ -58,6 +58,12 @@ class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     template_ids: tuple[str, ...] = ()
 
 
+class _Versioned(msgspec.Struct, frozen=True):
+    """What every format of a record has in common."""
+
+    version: int
+
+
 @dataclass(frozen=True)
 class DamagedOrder:
     """A record of which nothing but its key is known."""
@@ -136,7 +142,11 @@ class Ledger:
 def _read(dir_fd: int, key: str) -> Record | None:
     try:
         with files.opened_file(key, dir_fd) as (fd, _):
-            order = msgspec.json.decode(files.read_all(fd, _MAX_BYTES), type=Order)
+            text = files.read_all(fd, _MAX_BYTES)
+        version = msgspec.json.decode(text, type=_Versioned).version
+        if version != 1:
+            return DamagedOrder(key, f"it is of format {version}, this program reads format 1")
+        order = msgspec.json.decode(text, type=Order)
     except FileNotFoundError:
         return None
     except (files.UntrustedFileError, msgspec.DecodeError, UnicodeDecodeError) as exc:

@@ -1,4 +1,4 @@
-"""Replace every program under load, to an older revision and back: `make test-upgrade`."""
+"""Replace every program under load, to another build and back: `make test-upgrade`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from agentd.image import ImageSpec, build_image
 from bench.demo import IMAGES
 from bench.target import run_target
 
-from .builds import COMMITS_BACK, Build, other_build, this_build
+from .builds import Build, other_build, this_build
 from .control import run_control
 from .node import run_node
 from .pagers import run_pagers
@@ -48,9 +48,7 @@ def main() -> int:
     parser.add_argument(
         "--control", type=int, default=5, help="of the control plane; 0: no cluster"
     )
-    parser.add_argument(
-        "--revision", help=f"the other build; {COMMITS_BACK} commits back unless given"
-    )
+    parser.add_argument("--revision", help="the other build; the newest release unless given")
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
     options = parser.parse_args()
     return run_target(lambda: _run(options), as_json=options.json)

@@ -11,7 +11,6 @@ from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 BUILDS: Final = ROOT / "build" / "upgrade"
-COMMITS_BACK: Final = 10
 _PACKAGES: Final = ("agentd", "controlplane")
 _BUILD_S: Final = 900
 
@@ -35,16 +34,13 @@ def this_build() -> Build:
 
 
 def other_build(revision: str | None) -> Build:
-    """An older one, built from the history; None: COMMITS_BACK before this one.
-
-    Where there is no such revision, as in a shallow clone or an archive, a copy of this one.
+    """The revision, built from the history. None: the newest release that is an ancestor; before
+    the first one, or without history, a copy of this checkout.
     """
-    commit = _find(revision or f"HEAD~{COMMITS_BACK}")
-    if commit is None and revision is None:
+    wanted = revision or _newest_release()
+    if wanted is None:
         return copied_build(BUILDS / "copy")
-    if commit is None:
-        raise ValueError(f"there is no revision {revision!r} in this checkout")
-    return _built(commit)
+    return _built(_git("rev-parse", "--verify", f"{wanted}^{{commit}}"))
 
 
 def copied_build(root: Path) -> Build:
@@ -55,10 +51,20 @@ def copied_build(root: Path) -> Build:
     return Build("a copy of this checkout", root)
 
 
-def _find(revision: str) -> str | None:
-    argv = ["git", "-C", str(ROOT), "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"]
+def _newest_release() -> str | None:
+    try:
+        return _git("describe", "--tags", "--abbrev=0", "--match", "v[0-9]*", "HEAD^")
+    except ValueError:
+        return None
+
+
+def _git(*words: str) -> str:
+    """Raises: ValueError with git's words."""
+    argv = ["git", "-C", str(ROOT), *words]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or None
+    if done.returncode != 0:
+        raise ValueError(f"{' '.join(argv)}: {done.stderr.strip()}")
+    return done.stdout.strip()
 
 
 def _built(commit: str) -> Build:

@@ -21,6 +21,7 @@ _TOUCHES: Final = 300
 _OPTIONS: Final = ((), ("--no-hold",))  # whose monitor keeps its userfaultfd, whose does not
 _PROTOCOLS: Final = ("firecracker", "memfd")
 _SETTLE_S: Final = 20.0
+_MEMFD: Final = "/memfd:standin-image (deleted)"
 
 
 @dataclass
@@ -70,7 +71,7 @@ async def _run(
     await asyncio.gather(*tasks)
     for one in opened:
         await one.quit()
-    tally.leaks = await _find_leaks(service, before)
+    tally.leaks = await _find_leaks(service, before, opened)
 
 
 async def _begin(service: Service, build: Build) -> None:
@@ -96,7 +97,7 @@ async def _live(machine: StandIn, tally: PagerTally, is_over: asyncio.Event) -> 
         tally.lost.append(str(exc))
 
 
-async def _find_leaks(service: Service, before: Counter[str]) -> list[str]:
+async def _find_leaks(service: Service, before: Counter[str], opened: list[StandIn]) -> list[str]:
     """Descriptors of the page server and its keeper, journals, sockets."""
     host = service.host
     async with asyncio.timeout(_SETTLE_S):
@@ -105,8 +106,8 @@ async def _find_leaks(service: Service, before: Counter[str]) -> list[str]:
     await asyncio.sleep(0.2)  # our own connection is closed in its next round
     assert host.keeper is not None
     host.keeper.hear()
-    # An image stays open for the next machine that comes from it.
-    images = Counter({str(service.image()): 1})
+    # An image stays open for a while, for the next machine that comes from it.
+    images = Counter({str(service.image()): 1, _MEMFD: len(opened)})
     return [
         *(f"descriptor: {one}" for one in (list_fds(host.pid) - before - images).elements()),
         *(f"kept: {one.name}" for one in host.keeper.kept),
