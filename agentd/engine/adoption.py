@@ -57,14 +57,14 @@ def plan_adoption(
     found: Iterable[VmRecord],
     left_dirs: Collection[str],
     *,
-    now_s: float,
+    clock_s: float,
     boot_id: str,
 ) -> list[Action]:
     """What to do, in this order: adopt, kill, then forget; a kill comes before its directory goes.
 
     Args: state: as the predecessor left it. found: every machine of this installation on the host.
-    left_dirs: names of run directories, each the id of a machine. now_s: since the epoch.
-    boot_id: of the running kernel; pids of another boot mean nothing.
+    left_dirs: names of run directories, each the id of a machine. clock_s: by
+    CLOCK_MONOTONIC. boot_id: of the running kernel; pids of another boot mean nothing.
     """
     running = defaultdict(list)
     for record in found:
@@ -74,11 +74,11 @@ def plan_adoption(
     forgotten: list[Action] = []
     for vm_id in sorted({*state.vms, *running, *left_dirs}):
         entry = state.vms.get(vm_id)
-        heir = _heir(entry, running[vm_id], now_s) if state.boot_id == boot_id else None
+        heir = _heir(entry, running[vm_id], clock_s) if state.boot_id == boot_id else None
         if heir is not None:
             adopted.append(heir)
         kept = None if heir is None else heir.record
-        why = _why(entry, now_s)
+        why = _why(entry, clock_s)
         kills += [KillVm(record, why) for record in running[vm_id] if record != kept]
         if heir is None:
             reason = why if running[vm_id] else "vm_died_while_agentd_was_down"
@@ -101,12 +101,12 @@ def plan_sweep(known: Collection[str], found: Iterable[VmRecord]) -> list[KillVm
 
 
 def _heir(
-    entry: VmEntry | None, running: Collection[VmRecord], now_s: float
+    entry: VmEntry | None, running: Collection[VmRecord], clock_s: float
 ) -> AdoptSession | None:
     if entry is None or entry.running is None or entry.ending is not None:
         return None
     facts = entry.running.session
-    if facts is None or facts.expires_at_s <= now_s:
+    if facts is None or _is_over(facts, clock_s):
         return None
     record = VmRecord(
         entry.intended.vm_id,
@@ -120,7 +120,7 @@ def _heir(
     return AdoptSession(record.vm_id, record, facts)
 
 
-def _why(entry: VmEntry | None, now_s: float) -> str:
+def _why(entry: VmEntry | None, clock_s: float) -> str:
     if entry is None:
         return "stray"
     if entry.ending is not None:
@@ -129,7 +129,12 @@ def _why(entry: VmEntry | None, now_s: float) -> str:
         return "half_started"
     if entry.running.session is None:
         return "parked"
-    return "expired" if entry.running.session.expires_at_s <= now_s else "not_the_journaled_one"
+    return "expired" if _is_over(entry.running.session, clock_s) else "not_the_journaled_one"
+
+
+def _is_over(facts: SessionFacts, clock_s: float) -> bool:
+    """A program that did not write when it ends gives it its whole life anew."""
+    return 0 < facts.ends_clock_s <= clock_s
 
 
 def _lost(entry: VmEntry | None) -> SessionFacts | None:

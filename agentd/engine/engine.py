@@ -142,7 +142,7 @@ class Engine:
             self._found,
             found,
             [path.name for path in self._vms_dir.iterdir()],
-            now_s=self._outside.now_s(),
+            clock_s=asyncio.get_running_loop().time(),
             boot_id=self._boot_id,
         )
         await self._restore_templates(self._found, actions)

@@ -7,9 +7,9 @@ virtual machines of which the journal speaks die with it. So it lives in the run
 names the boot it belongs to.
 
 A daemon killed in the middle of a write leaves a torn tail: bad lines with no good one after them
-are dropped. A bad line *followed* by a good one cannot come from that; such a file is refused. So is
-a line whose checksum is right, and which is of another version or says what this program does not
-know: a newer daemon wrote it, and dropping it would end that daemon's machines.
+are dropped. A bad line *followed* by a good one cannot come from that; such a file is refused. So
+is a line whose checksum is right, and which is of another version or says what this program does
+not know: a newer daemon wrote it, and dropping it would end that daemon's machines.
 
 Whoever has the journal open has the run directory: `lock` beside it is held (flock(2)) until then.
 """

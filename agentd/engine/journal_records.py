@@ -42,7 +42,8 @@ class SessionFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
 
     Its environment is not in here: the guest has it, and it may hold secrets.
     memory_mib: of a machine that was booted from an image without a template. labels: of whoever
-    started it within this program.
+    started it within this program. ends_clock_s: its end by CLOCK_MONOTONIC, which goes on over the
+    daemon's death and which nobody sets; it decides, `expires_at_s` is for people.
     """
 
     template: str
@@ -55,6 +56,7 @@ class SessionFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     stages_ms: dict[str, float] = {}
     memory_mib: int = 0
     labels: dict[str, str] = {}
+    ends_clock_s: float = 0.0
 
 
 class VmRunning(_Line, frozen=True, tag="vm_running"):

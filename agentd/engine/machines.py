@@ -24,6 +24,7 @@ from agentd.engine.session import Machine
 from agentd.engine.tasks import uninterrupted
 from agentd.engine.trace import Tracer
 from agentd.errors import ErrorCode, TransientError
+from agentd.store.failures import WRITING, translated
 from agentd.units import MIB
 from agentd.vmm.vmm import Started, Vm, VmRecord
 from agentd.warmfork.channel import GuestChannel
@@ -99,7 +100,8 @@ class Machines:
         self._journal.append(VmIntended(vm_id, role, str(path)))
         self._tracer.step("machine.intended", vm=vm_id, role=role.value)
         try:
-            path.mkdir(mode=0o700)
+            with translated(f"making the run directory {str(path)!r}", WRITING):
+                path.mkdir(mode=0o700)
             yield path
         except BaseException:
             await uninterrupted(self.forget(vm_id))

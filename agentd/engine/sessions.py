@@ -185,8 +185,10 @@ class Sessions:
         return parked
 
     def _new(self, session_id: str, facts: SessionFacts) -> Session:
-        expires_s = self._clock.time() + (facts.expires_at_s - self._now_s())
-        session = Session(session_id, facts, expires_s)
+        if not facts.ends_clock_s:
+            ends_s = self._clock.time() + (facts.expires_at_s - facts.created_at_s)
+            facts = structs.replace(facts, ends_clock_s=ends_s)
+        session = Session(session_id, facts, facts.ends_clock_s)
         self._live[session_id] = session
         return session
 

@@ -10,8 +10,12 @@ import msgspec
 from agentd.wire.pager import Stats
 
 
-class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of what callers send: unknown members are refused."""
+class Request(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True
+):
+    """Base of what callers send: unknown members are refused, so that no wish is passed over; what
+    is not wished for is not sent, so that an older daemon understands a newer client.
+    """
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):

@@ -94,6 +94,7 @@ class PageServer:
                 assert said.wrong == 0, f"{name}: {said.wrong} bytes are wrong"
         finally:
             await machine.close()
+        await self.service.host.client.forget(name)
         async with asyncio.timeout(_SETTLE_S):
             while (await self.service.host.client.stats()).machines:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)

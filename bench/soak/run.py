@@ -17,8 +17,8 @@ from bench.soak.watch import Sample, look
 from tests.integration.node.survey import settle
 
 _BUILD_EVERY: Final = 6
-_AGENTD_EVERY: Final = 18
-_PAGER_EVERY: Final = 27
+_AGENTD_EVERY: Final = 45
+_PAGER_EVERY: Final = 60
 _SETTINGS: Final = {
     "MACHINES__MEMORY_MIB": str(MEMORY_MIB),
     "DEADLINES__ADOPT_S": "120",

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-WARM_UP: Final = 2
+WARM_UP: Final = 12  # rounds, with the first two builds
 P_LIMIT: Final = 0.01
 FEWEST: Final = 6  # samples; below it p can hardly fall under the limit
 

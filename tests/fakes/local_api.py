@@ -261,9 +261,9 @@ class FakeLocalApi:
         if wish["template"] not in self.templates:
             raise KeyError("template_not_found")
         made = self.add_session(
-            f"fork{next(self._numbers)}", template=wish["template"], mode=wish["mode"]
+            f"fork{next(self._numbers)}", template=wish["template"], mode=wish.get("mode", "fork")
         )
-        for path, content in wish["files"].items():
+        for path, content in wish.get("files", {}).items():
             self.files[made["id"], path] = base64.b64decode(content)
         return web.json_response(made, status=201)
 

@@ -116,6 +116,7 @@ def _templates(root: Path) -> None:
             machine = template.Machine(1, 1)
             request = SealRequest(name, IMAGE, machine, VMM, GUEST, memory_fd, state_fd, snapshot)
             made = store.seal(request)
+        (data / "lock").unlink()
         with contextlib.closing(store.adopt_memfds(made, memory_fd, state_fd)) as loaded:
             store.write_digest(loaded)
     runs = (read_ahead.PageRun(0, 3), read_ahead.PageRun(200, 2))

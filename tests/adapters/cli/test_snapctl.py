@@ -253,7 +253,7 @@ def test_options_of_exec_reach_the_daemon(daemon: FakeLocalApi, run: Run) -> Non
         "--max-output-bytes", "5", "--max-result-bytes", "6",
     )  # fmt: skip
     assert daemon.bodies[-1] == {
-        "code": "x", "timeout_s": None, "env": {"A": "b=c"}, "max_output_bytes": 5,
+        "code": "x", "env": {"A": "b=c"}, "max_output_bytes": 5,
         "max_result_bytes": 6,
     }  # fmt: skip
 

@@ -32,8 +32,8 @@ from agentd.vmm.vmm import VmRecord
 from agentd.wire.api import SessionMode
 
 NOW = 1000.0
-FACTS = SessionFacts("py", SessionMode.FORK, 900.0, 1100.0, 60.0, "host")
-EXPIRED = SessionFacts("py", SessionMode.FORK, 800.0, 1000.0, 60.0, "host")
+FACTS = SessionFacts("py", SessionMode.FORK, 9.0, 11.0, 60.0, "host", ends_clock_s=1100.0)
+EXPIRED = SessionFacts("py", SessionMode.FORK, 8.0, 9e9, 60.0, "host", ends_clock_s=1000.0)
 INTENDED = VmIntended("s", Role.SESSION, "/run/vms/s")
 RUNNING = VmRunning("s", 7, 70, FACTS)
 FOUND = VmRecord("s", Path("/run/vms/s"), 7, 70)
@@ -47,7 +47,7 @@ def plan(
     records: list[Record], found: list[VmRecord], dirs: list[str], boot: str = "b"
 ) -> list[Action]:
     state = replay([Opened("b"), *records])
-    return plan_adoption(state, found, dirs, now_s=NOW, boot_id=boot)
+    return plan_adoption(state, found, dirs, clock_s=NOW, boot_id=boot)
 
 
 @pytest.mark.parametrize(
@@ -146,4 +146,4 @@ def test_the_sweep_ends_what_this_daemon_did_not_start() -> None:
 
 
 def test_an_empty_state_of_an_unknown_boot_is_no_reason_to_act() -> None:
-    assert plan_adoption(JournalState(), [], [], now_s=NOW, boot_id="b") == []
+    assert plan_adoption(JournalState(), [], [], clock_s=NOW, boot_id="b") == []
