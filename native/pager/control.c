@@ -2,6 +2,7 @@
 #include "control_internal.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -148,28 +149,38 @@ static void connected(struct source *source, uint32_t events)
                 close_fd(fd);
 }
 
-static int bind_at(int fd, const char *path)
+static int listen_at(const char *path, int *ret_fd)
 {
         struct sockaddr_un address = {.sun_family = AF_UNIX};
+        _cleanup_close_ int fd = FD_NONE;
 
         if (strlen(path) >= sizeof(address.sun_path))
                 return -ENAMETOOLONG;
         strcpy(address.sun_path, path);
+        fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        if (fd < 0)
+                return -errno;
         unlink(path);
         if (bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0 || chmod(path, 0600) < 0 ||
             listen(fd, BACKLOG) < 0)
                 return -errno;
+        *ret_fd = TAKE_FD(fd);
         return 0;
+}
+
+/* A client that is gone before it was accepted must not stop us. */
+static int set_nonblocking(int fd)
+{
+        int flags = fcntl(fd, F_GETFL);
+
+        return flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0 ? -errno : 0;
 }
 
 int control_open(struct control *control, struct server *server, const char *path)
 {
-        _cleanup_close_ int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-        int r;
+        _cleanup_close_ int fd = TAKE_FD(server->listener_fd);
+        int r = fd < 0 ? listen_at(path, &fd) : set_nonblocking(fd);
 
-        if (fd < 0)
-                return -errno;
-        r = bind_at(fd, path);
         if (r)
                 return r;
         *control = (struct control){.server = server, .listener = {.ready = connected, .fd = fd}};

@@ -17,7 +17,8 @@ struct control {
         struct offloads offloads;
 };
 
-/* Listen at @path, replacing a socket there that nobody answers: the caller holds the journal's lock.
+/* Listen on the socket that the keeper listens on at @path; if it does not, listen there, replacing a socket that
+ * nobody answers: the caller holds the journal's lock.
  * Returns 0 or a negative errno. */
 int control_open(struct control *control, struct server *server, const char *path);
 

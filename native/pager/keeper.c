@@ -91,6 +91,14 @@ int keeper_open(struct keeper *keeper, struct loop *loop)
         return r;
 }
 
+int keeper_take(struct keeper *keeper, const char *name)
+{
+        for (size_t i = 0; i < keeper->n_kept; i++)
+                if (keeper->kept[i].fd >= 0 && strcmp(keeper->kept[i].name, name) == 0)
+                        return TAKE_FD(keeper->kept[i].fd);
+        return -ENOENT;
+}
+
 void keeper_close(struct keeper *keeper)
 {
         for (size_t i = 0; i < keeper->n_kept; i++)

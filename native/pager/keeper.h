@@ -9,6 +9,7 @@
 #include "loop.h"
 
 #define KEEPER_NAME_BYTES 256
+#define KEEPER_CONTROL "control" /* FileDescriptorName= of the socket unit */
 
 /* One descriptor that a predecessor left. */
 struct kept {
@@ -41,6 +42,10 @@ static inline bool keeper_is_there(const struct keeper *keeper)
 {
         return keeper->fd >= 0;
 }
+
+/* Take what was left under @name.
+ * Returns a descriptor owned by the caller, or -ENOENT. */
+int keeper_take(struct keeper *keeper, const char *name);
 
 /* Have the @n descriptors @fds kept under @name. @fds: borrowed. keeping->kept() is called once, later.
  * Returns 0 or a negative errno; kept() is not called then. */

@@ -45,7 +45,8 @@ int server_open(struct server *server, const struct server_settings *settings, c
 {
         int r;
 
-        *server = (struct server){.settings = *settings, .journal_fd = FD_NONE, .lock_fd = FD_NONE};
+        *server = (struct server){
+                .settings = *settings, .journal_fd = FD_NONE, .lock_fd = FD_NONE, .listener_fd = FD_NONE};
         server->begun_ns = now_ns();
         server->changed = nobody_asks;
         server->loop.epoll_fd = server->keeper.fd = FD_NONE;
@@ -71,6 +72,7 @@ int server_open(struct server *server, const struct server_settings *settings, c
         r = keeper_open(&server->keeper, &server->loop);
         if (r)
                 return r;
+        server->listener_fd = keeper_take(&server->keeper, KEEPER_CONTROL);
         *ret_why = "a machine's journal is of another version of this program: start that one";
         r = server_read_journals(server);
         if (r)
@@ -117,6 +119,7 @@ void server_close(struct server *server)
         loop_close(&server->loop);
         templates_close(&server->templates);
 out:
+        close_fd(server->listener_fd);
         close_fd(server->lock_fd);
         close_fd(server->journal_fd);
 }

@@ -85,6 +85,7 @@ struct server {
         struct machine *machines, *stopped;
         unsigned n_stopped;
         int journal_fd, lock_fd; /* owned */
+        int listener_fd; /* the control socket that a keeper listens on for us; owned; FD_NONE: none, or taken */
         int64_t begun_ns;
         bool is_retiring;
         /* Told when a machine's state changed in a way somebody may wait for. */

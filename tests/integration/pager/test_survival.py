@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -12,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from agentd.errors import PermanentError
+from tests.torture.keeper import Kept
 from tests.torture.pager import PagerFiles, PagerHost
 from tests.torture.programs import Programs
 from tests.torture.standin import MachineLostError, StandIn
 
-from .service import PAGE, PAGES, Service, service_of
+from .service import PAGE, PAGES, PATIENCE_S, Service, service_of
 
 pytestmark = [
     pytest.mark.timeout(180),
@@ -87,6 +89,22 @@ async def test_death_without_a_keeper_harms_no_machine(alone: Service, protocol:
     await alone.begin()
     assert (await touching).wrong == 0
     await assert_whole(machine)
+
+
+async def test_callers_wait_at_a_socket_that_the_keeper_listens_on(kept: Service) -> None:
+    """As a socket unit of systemd does: nobody is refused while there is no page server."""
+    assert kept.host.keeper is not None
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(kept.files.control))
+        listener.listen()
+        kept.host.keeper.kept.append(Kept("control", os.dup(listener.fileno())))
+    place = kept.files.control.stat()
+    for _ in range(2):
+        asking = asyncio.create_task(kept.host.client.hello(deadline_s=PATIENCE_S))
+        await kept.begin()
+        assert (await asking).pid == kept.host.pid
+        assert await kept.end(signal.SIGKILL) == -signal.SIGKILL
+    assert os.path.samestat(kept.files.control.stat(), place), "it was not replaced"
 
 
 async def test_death_after_the_journal_was_written_leaves_a_machine_served(kept: Service) -> None:
