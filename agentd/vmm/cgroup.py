@@ -2,8 +2,9 @@
 
 The group shows what a machine uses, apart from all others
 (Documentation/admin-guide/cgroup-v2.rst, "cpu.stat"), and bounds that where controllers can be
-had (`limits.py`): not below a group that has processes of its own, as the daemon's has. Groups
-hang below that one, so that a service manager keeps the whole tree.
+had (`limits.py`). Under systemd groups hang below a unit of the machines' own, which nothing that
+happens to the daemon's unit reaches (systemd/snapstart-machines.service); elsewhere below the
+daemon's own group, where controllers cannot be had while it has processes of its own.
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ import glob
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from agentd.vmm.limits import Limits, offer_controllers, write_limits
+
+MACHINES_UNIT: Final = "snapstart-machines.service"
 
 
 def parse_cgroup2_mount(mounts: str) -> Path | None:
@@ -32,25 +36,42 @@ def parse_own_cgroup(text: str) -> str | None:
     return None if path is None or ".." in path.split("/") else path
 
 
+def is_unit(group: Path) -> bool:
+    """Whether this is the group of a service of systemd's, ours for example."""
+    return group.suffix == ".service"
+
+
 @dataclass(frozen=True)
 class CgroupTree:
     """The directory under which machines get their groups; None where that is impossible.
 
-    installation: whose machines; those of others on this host are left alone.
+    installation: whose machines; those of others on this host are left alone. former: another one
+    that has some still.
     """
 
     root: Path | None
     installation: str = ""
+    former: Path | None = None
 
     @classmethod
     def find(cls, installation: str, proc: Path = Path("/proc")) -> CgroupTree:
-        """Find our own group; a host without version 2, or without permission, gives None."""
+        """The group of the machines' unit beside our own unit, else our own group.
+
+        None on a host without version 2, or without permission.
+        """
         mount = parse_cgroup2_mount((proc / "mounts").read_text())
         own = parse_own_cgroup((proc / "self/cgroup").read_text())
         if mount is None or own is None:
             return cls(None, installation)
-        root = mount / own.lstrip("/")
-        return cls(root if os.access(root, os.W_OK) else None, installation)
+        group = mount / own.lstrip("/")
+        beside = group.parent / MACHINES_UNIT
+        if is_unit(group) and os.access(beside, os.W_OK):
+            return cls(beside, installation, former=group)
+        return cls(group if os.access(group, os.W_OK) else None, installation)
+
+    @property
+    def _roots(self) -> list[Path]:
+        return [root for root in (self.root, self.former) if root is not None]
 
     @property
     def _prefix(self) -> str:
@@ -77,15 +98,14 @@ class CgroupTree:
 
     def remove(self, vm_id: str) -> None:
         """Remove a machine's group once its processes are gone. Idempotent."""
-        if self.root is not None:
+        for root in self._roots:
             with contextlib.suppress(OSError):
-                (self.root / f"{self._prefix}{vm_id}").rmdir()
+                (root / f"{self._prefix}{vm_id}").rmdir()
 
     def list_ids(self) -> list[str]:
         """The machines of this installation that still have a group."""
-        if self.root is None:
-            return []
-        found = self.root.glob(f"{glob.escape(self._prefix)}*")
+        pattern = f"{glob.escape(self._prefix)}*"
+        found = [path for root in self._roots for path in root.glob(pattern)]
         return [path.name.removeprefix(self._prefix) for path in found]
 
     def remove_empty(self) -> None:

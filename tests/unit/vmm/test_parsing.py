@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,48 @@ def test_a_host_without_version_2_makes_no_groups(tmp_path: Path) -> None:
     assert tree.create("s-1") == -1
     assert tree.list_ids() == []
     tree.remove("s-1")
+
+
+def hierarchy(tmp_path: Path, own: str) -> Path:
+    """A proc(5) whose reader is in this group of a hierarchy that it may write to."""
+    (tmp_path / "self").mkdir()
+    (tmp_path / "mounts").write_text(f"cgroup2 {tmp_path}/sys cgroup2 rw 0 0\n")
+    (tmp_path / "self/cgroup").write_text(f"0::/{own}\n")
+    (tmp_path / "sys" / own).mkdir(parents=True)
+    return tmp_path / "sys"
+
+
+def test_machines_are_put_into_their_own_unit_beside_the_daemons(tmp_path: Path) -> None:
+    sys = hierarchy(tmp_path, "snapstart.slice/agentd.service")
+    unit = sys / "snapstart.slice/snapstart-machines.service"
+    unit.mkdir()
+    tree = CgroupTree.find("inst", tmp_path)
+    assert tree.root == unit
+    os.close(tree.create("s-1"))
+    assert [path.name for path in unit.iterdir()] == ["snapstart-inst-s-1"]
+
+
+def test_without_that_unit_they_are_below_the_daemons_group(tmp_path: Path) -> None:
+    sys = hierarchy(tmp_path, "system.slice/agentd.service")
+    assert CgroupTree.find("inst", tmp_path).root == sys / "system.slice/agentd.service"
+
+
+def test_a_daemon_that_is_no_unit_does_not_use_a_unit_beside_it(tmp_path: Path) -> None:
+    sys = hierarchy(tmp_path, "user.slice/session-1.scope")
+    (sys / "user.slice/snapstart-machines.service").mkdir()
+    assert CgroupTree.find("inst", tmp_path).root == sys / "user.slice/session-1.scope"
+
+
+def test_groups_that_a_former_daemon_made_below_its_own_unit_are_found(tmp_path: Path) -> None:
+    """Its machines outlive an upgrade to units of two."""
+    sys = hierarchy(tmp_path, "snapstart.slice/agentd.service")
+    (sys / "snapstart.slice/snapstart-machines.service").mkdir()
+    old = sys / "snapstart.slice/agentd.service/snapstart-inst-s-0"
+    old.mkdir()
+    tree = CgroupTree.find("inst", tmp_path)
+    assert tree.list_ids() == ["s-0"]
+    tree.remove_empty()
+    assert not old.exists()
 
 
 def test_a_group_that_is_not_ours_to_write_is_not_used(tmp_path: Path) -> None:
