@@ -37,7 +37,11 @@ test: ## lint, types, layers, unit tests, real virtual machines, coverage
 
 .PHONY: test-kvm
 test-kvm: ## the KVM path for real, in a virtual machine with nested virtualisation
-	@deploy/run-target '$(JSON)' $(PY) -m tests.run --kvm
+	@deploy/run-target '$(JSON)' $(PY) -m tests.run --only kvm
+
+.PHONY: test-systemd
+test-systemd: ## the units under Debian's systemd, in a virtual machine with nested virtualisation
+	@deploy/run-target '$(JSON)' $(PY) -m tests.run --only systemd
 
 .PHONY: simulate
 simulate: ## the control plane in SEEDS=10000 worlds that misbehave by seed

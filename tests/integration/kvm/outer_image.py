@@ -22,6 +22,7 @@ INSIDE = Path(__file__).parent / "inside"
 PYTHON_ROOT = "usr/lib/python3/dist-packages"
 GUEST_IMAGE = "opt/guest-image"  # what drive.py builds its template from
 PYTHON = (3, 11)  # of the Debian packages in the image; extension modules must be built for it
+PROGRAM = ("agentd", "snapstart_settings")  # what the daemon imports of this checkout
 PACKAGES = ("libxxhash0", "qemu-system-x86")
 MODULES = (*DEFAULT_MODULES, "kvm-amd")
 DISTRIBUTIONS = (
@@ -48,14 +49,14 @@ class OuterImage:
     cmdline: str
 
 
-def build_outer_image(cache_dir: Path) -> OuterImage:
+def build_outer_image(cache_dir: Path, more_packages: Sequence[str] = ()) -> OuterImage:
     """Build the image, or find it: the same content is built once.
 
-    Args: cache_dir: keeps packages, both images; made if missing.
+    Args: cache_dir: keeps packages, both images; made if missing. more_packages: of Debian.
     Raises: SnapStartError when the packages cannot be had; OSError.
     """
     guest = build_image(ImageSpec(), cache_dir=cache_dir)
-    wish = ImageSpec(packages=PACKAGES, kernel_modules=MODULES, preload=())
+    wish = ImageSpec(packages=(*PACKAGES, *more_packages), kernel_modules=MODULES, preload=())
     base = build_image(wish, cache_dir=cache_dir)
     _drop_others(cache_dir, {guest.directory, base.directory})
     tree = _own_files()
@@ -77,7 +78,7 @@ def _own_files() -> Tree:
     tree.add("init", file((INSIDE / "init.py").read_bytes(), 0o755))
     tree.add("opt/drive.py", file((INSIDE / "drive.py").read_bytes()))
     tree.add("etc/group", file(_GROUP.encode()))
-    for path in sorted((ROOT / "agentd").rglob("*")):
+    for path in sorted(path for name in PROGRAM for path in (ROOT / name).rglob("*")):
         if path.is_file() and path.name.endswith(_RUNS):
             tree.add(f"{PYTHON_ROOT}/{path.relative_to(ROOT)}", file(path.read_bytes()))
     for one in _with_requirements(DISTRIBUTIONS):

@@ -227,4 +227,5 @@ def main() -> None:
     print(f"<report>{json.dumps(report)}</report>", flush=True)
 
 
-main()
+if __name__ == "__main__":
+    main()
