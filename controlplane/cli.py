@@ -10,10 +10,10 @@ from typing import Final
 
 import click
 
+from agentd.typed_settings import Problem, example_toml, show_json, show_toml, tell
 from controlplane.errors import ConfigError, ControlPlaneError
 from controlplane.log import configure_logging
 from controlplane.settings import Settings, load_settings, read_settings
-from snapstart_settings import Problem, example_toml, show_json, show_toml, tell
 
 _DEFAULT_CONFIG: Final = Path("/etc/snapstart/controlplane.toml")
 _CONFIG_EXIT: Final = 11  # as agentd's for a setting that the operator has to change

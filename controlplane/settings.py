@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+from agentd.typed_settings import Finding, Group, Reading, Source, describe, read, tell
 from controlplane.errors import ConfigError
-from snapstart_settings import Finding, Group, Reading, Source, describe, read, tell
 
 __all__ = ["Settings", "describe", "load_settings", "read_settings"]
 

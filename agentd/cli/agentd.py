@@ -13,7 +13,7 @@ from agentd import __version__
 from agentd.cli.secrecy import keep_memory_private
 from agentd.errors import ErrorCode, SnapStartError
 from agentd.settings import Settings, example_env_file, example_file, load_settings, read_settings
-from snapstart_settings import show_json, show_toml, tell
+from agentd.typed_settings import show_json, show_toml, tell
 
 _DEFAULT_CONFIG: Final = Path("/etc/snapstart/agentd.toml")
 

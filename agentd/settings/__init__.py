@@ -20,7 +20,7 @@ from agentd.settings.groups import (
 from agentd.settings.live import RELOADABLE, LiveSettings, Reload, plan_reload
 from agentd.settings.reading import ENV_PREFIX, load_settings, read_settings
 from agentd.settings.whole import Settings
-from snapstart_settings import describe
+from agentd.typed_settings import describe
 
 __all__ = [
     "ENV_PREFIX",

@@ -11,8 +11,8 @@ from typing import Final
 from agentd.settings.cluster_groups import Kuasar, Node, Proxy
 from agentd.settings.groups import MONITORS, Lifetime, Pager
 from agentd.settings.whole import Settings
-from snapstart_settings import Finding
-from snapstart_settings.group import values
+from agentd.typed_settings import Finding
+from agentd.typed_settings.group import values
 
 _SOCKET_PATH_BYTES: Final = 107  # unix(7): sun_path without its terminating NUL
 _VM_PATH_TAIL: Final = len("/vms/s-0123456789abcdef/vm/channel.sock")

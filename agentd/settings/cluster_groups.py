@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from snapstart_settings import Group
+from agentd.typed_settings import Group
 
 
 class Node(Group, frozen=True):

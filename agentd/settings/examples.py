@@ -6,7 +6,7 @@ from typing import Final
 
 from agentd.settings.reading import ENV_PREFIX
 from agentd.settings.whole import Settings
-from snapstart_settings import example_env, example_toml
+from agentd.typed_settings import example_env, example_toml
 
 _FILE_HEAD: Final = """\
 Settings of agentd, all of them, commented out with their defaults. Made by `agentd config example`.

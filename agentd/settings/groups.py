@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from agentd.typed_settings import Group
 from agentd.units import MIB
-from snapstart_settings import Group
 
 MONITORS: Final = ("qemu", "firecracker", "cloud-hypervisor")
 

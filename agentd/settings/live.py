@@ -10,7 +10,7 @@ import msgspec
 
 from agentd.settings.groups import Admission, Api, Deadlines, Lifetime, Machines, Stop, Warm
 from agentd.settings.whole import Settings
-from snapstart_settings.group import values
+from agentd.typed_settings.group import values
 
 # What is read each time it is needed. Everything else went into a process, a file, a socket, a
 # pool of threads at the start.

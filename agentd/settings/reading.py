@@ -10,7 +10,7 @@ from typing import Final
 from agentd.errors import ConfigError, ErrorCode
 from agentd.settings.checks import check
 from agentd.settings.whole import Settings
-from snapstart_settings import Reading, Source, read, tell
+from agentd.typed_settings import Reading, Source, read, tell
 
 # A variable SNAPSTART_<GROUP>__<FIELD> overrides the file; names without "__" belong to others.
 ENV_PREFIX: Final = "SNAPSTART_"

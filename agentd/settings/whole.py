@@ -21,7 +21,7 @@ from agentd.settings.groups import (
     Stop,
     Warm,
 )
-from snapstart_settings import Group
+from agentd.typed_settings import Group
 
 
 class Settings(Group, frozen=True):

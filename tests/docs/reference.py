@@ -16,10 +16,10 @@ from prometheus_client.metrics_core import Metric
 from agentd.cli.agentd import root as agentd_command
 from agentd.cli.snapctl import snapctl as snapctl_command
 from agentd.settings import Settings as AgentdSettings
+from agentd.typed_settings import Group
+from agentd.typed_settings.example import comments, summary
 from controlplane.cli import root as controlplane_command
 from controlplane.settings import Settings as ControlPlaneSettings
-from snapstart_settings import Group
-from snapstart_settings.example import comments, summary
 from tests.adapters.monitoring.known_metrics import (
     agentd_families,
     controlplane_families,

@@ -39,7 +39,7 @@ PROGRAMS: dict[str, click.Command] = {
     "snapstart-controlplane": controlplane_command,
 }
 
-OURS = ("agentd", "controlplane", "snapstart_settings")
+OURS = ("agentd", "controlplane")
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
@@ -92,7 +92,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @each_page
 def test_files_of_the_project_that_are_named_exist(page: Path) -> None:
-    tops = "agentd|controlplane|snapstart_settings|native|tests|bench|systemd|deploy|docs"
+    tops = "agentd|controlplane|native|tests|bench|systemd|deploy|docs"
     named = re.findall(rf"`((?:{tops})/[\w./-]*)`", page.read_text())
     assert [path for path in named if not (ROOT / path).exists()] == []
 

@@ -22,7 +22,7 @@ INSIDE = Path(__file__).parent / "inside"
 PYTHON_ROOT = "usr/lib/python3/dist-packages"
 GUEST_IMAGE = "opt/guest-image"  # what drive.py builds its template from
 PYTHON = (3, 11)  # of the Debian packages in the image; extension modules must be built for it
-PROGRAM = ("agentd", "snapstart_settings")  # what the daemon imports of this checkout
+PROGRAM = "agentd"  # what the daemon imports of this checkout
 PACKAGES = ("libxxhash0", "qemu-system-x86")
 MODULES = (*DEFAULT_MODULES, "kvm-amd")
 DISTRIBUTIONS = (
@@ -78,7 +78,7 @@ def _own_files() -> Tree:
     tree.add("init", file((INSIDE / "init.py").read_bytes(), 0o755))
     tree.add("opt/drive.py", file((INSIDE / "drive.py").read_bytes()))
     tree.add("etc/group", file(_GROUP.encode()))
-    for path in sorted(path for name in PROGRAM for path in (ROOT / name).rglob("*")):
+    for path in sorted((ROOT / PROGRAM).rglob("*")):
         if path.is_file() and path.name.endswith(_RUNS):
             tree.add(f"{PYTHON_ROOT}/{path.relative_to(ROOT)}", file(path.read_bytes()))
     for one in _with_requirements(DISTRIBUTIONS):

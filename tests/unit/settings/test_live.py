@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agentd.settings import RELOADABLE, Settings, load_settings, plan_reload
-from snapstart_settings.group import keys
+from agentd.typed_settings.group import keys
 
 OPERATOR = Path(__file__).parents[3] / "docs/operator.md"
 

@@ -12,7 +12,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
-from snapstart_settings.group import Group, keys
+from agentd.typed_settings.group import Group, keys
 
 T = TypeVar("T", bound=Group)
 _SEPARATOR: Final = "__"

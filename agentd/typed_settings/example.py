@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import msgspec
 
-from snapstart_settings.group import Group
-from snapstart_settings.toml_text import as_toml
+from agentd.typed_settings.group import Group
+from agentd.typed_settings.toml_text import as_toml
 
 _UNSET: Final = '"PATH"'
 

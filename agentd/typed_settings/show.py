@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
-from snapstart_settings.group import Group, values
-from snapstart_settings.reading import Reading
-from snapstart_settings.toml_text import as_toml
+from agentd.typed_settings.group import Group, values
+from agentd.typed_settings.reading import Reading
+from agentd.typed_settings.toml_text import as_toml
 
 
 def show_toml(reading: Reading[Any]) -> str:

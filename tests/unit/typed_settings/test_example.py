@@ -17,11 +17,11 @@ from agentd.settings import (
     load_settings,
     read_settings,
 )
+from agentd.typed_settings import Group, describe, example_toml
+from agentd.typed_settings.example import comments
 from controlplane.cli import root as controlplane_command
 from controlplane.settings import Settings as ControlPlaneSettings
 from controlplane.settings import load_settings as load_controlplane_settings
-from snapstart_settings import Group, describe, example_toml
-from snapstart_settings.example import comments
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
 PROGRAMS = pytest.mark.parametrize(

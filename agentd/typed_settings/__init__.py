@@ -1,8 +1,8 @@
 """Settings of a program: typed groups, read from TOML and the environment, with their origins."""
 
-from snapstart_settings.example import example_env, example_toml
-from snapstart_settings.group import Group
-from snapstart_settings.reading import (
+from agentd.typed_settings.example import example_env, example_toml
+from agentd.typed_settings.group import Group
+from agentd.typed_settings.reading import (
     Finding,
     Origin,
     Problem,
@@ -12,7 +12,7 @@ from snapstart_settings.reading import (
     read,
     tell,
 )
-from snapstart_settings.show import show_json, show_toml
+from agentd.typed_settings.show import show_json, show_toml
 
 __all__ = [
     "Finding",

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from snapstart_settings import Finding, Group, Source, read, show_json, show_toml, tell
+from agentd.typed_settings import Finding, Group, Source, read, show_json, show_toml, tell
 
 
 class Door(Group, frozen=True):
