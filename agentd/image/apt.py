@@ -135,6 +135,7 @@ def _options(scratch: Path) -> list[str]:
         "Dir::Cache::pkgcache": scratch / "pkgcache.bin",
         "Dir::Cache::srcpkgcache": scratch / "srcpkgcache.bin",
         "Dir::Cache::archives": scratch / "archives",
+        "Dir::Log": scratch / "log",
     }
     return [item for name, value in settings.items() for item in ("-o", f"{name}={value}")]
 

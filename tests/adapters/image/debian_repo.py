@@ -50,9 +50,10 @@ class DebianRepo:
     def __init__(self, root: Path, packages: list[Package]) -> None:
         self.pool = root / "pool"
         self.lists = root / "lists"
+        self.logs = root / "log"
         self.config = root / "apt.conf"
         etc = root / "etc"
-        for folder in (self.pool, self.lists / "partial", etc, root / "cache"):
+        for folder in (self.pool, self.lists / "partial", self.logs, etc, root / "cache"):
             folder.mkdir(parents=True)
         self._write_pool(packages)
         (etc / "sources.list").write_text(f"deb [trusted=yes] file:{self.pool} ./\n")
@@ -60,6 +61,7 @@ class DebianRepo:
         self.config.write_text(
             f'Dir::Etc "{etc}";\nDir::Etc::sourceparts "/dev/null";\nDir::Cache "{root}/cache";\n'
             f'Dir::State::lists "{self.lists}";\nDir::State::status "{root}/status";\n'
+            f'Dir::Log "{self.logs}";\n'
             'APT::Architecture "amd64";\nAPT::Architectures "amd64";\nAPT::Sandbox::User "";\n'
         )
 

@@ -87,6 +87,13 @@ def test_a_second_build_asks_neither_apt_nor_the_archive(
     assert set(stages) == {"resolve"}
 
 
+def test_nothing_is_written_into_the_machines_logs(
+    repo: DebianRepo, spec: ImageSpec, tmp_path: Path
+) -> None:
+    build_image(spec, cache_dir=tmp_path / "cache")
+    assert list(repo.logs.iterdir()) == []
+
+
 def test_progress_ends_each_stage_at_its_total(
     repo: DebianRepo, spec: ImageSpec, tmp_path: Path
 ) -> None:
