@@ -111,14 +111,6 @@ int offload_layout_parse(const char *config, size_t length, struct offload_layou
         return r;
 }
 
-int offload_layout_find(const struct offload_layout *layout, uint32_t number)
-{
-        for (size_t i = 0; i < layout->n_slots; i++)
-                if (layout->slots[i].number == number)
-                        return (int)i;
-        return -ENOENT;
-}
-
 size_t offload_layout_at(const struct offload_layout *layout, uint64_t offset)
 {
         size_t i = layout->n_slots - 1;

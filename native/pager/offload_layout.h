@@ -33,9 +33,6 @@ struct offload_layout {
  * Returns 0 or -EBADMSG. @ret_layout is written only on success. */
 int offload_layout_parse(const char *config, size_t length, struct offload_layout *ret_layout, const char **ret_why);
 
-/* Returns the index of slot @number, or -ENOENT. */
-int offload_layout_find(const struct offload_layout *layout, uint32_t number);
-
 /* Returns the index of the slot that holds @offset of the image. @offset: below size_bytes. */
 size_t offload_layout_at(const struct offload_layout *layout, uint64_t offset);
 

@@ -39,7 +39,6 @@ static void check_layout(const struct offload_layout *layout)
                 REQUIRE(slot->offset == offset);
                 REQUIRE(slot->address + slot->size_bytes > slot->address);
                 REQUIRE(slot->file_offset + slot->size_bytes < INT64_MAX);
-                REQUIRE(offload_layout_find(layout, slot->number) == (int)i);
                 REQUIRE(offload_layout_at(layout, offset) == i);
                 offset += slot->size_bytes;
                 REQUIRE(offload_layout_at(layout, offset - 1) == i);

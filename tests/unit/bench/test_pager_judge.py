@@ -71,7 +71,9 @@ def found_with(**rounds: list[list[Clone]]) -> Found:
         found.rounds[name] = [[clone(1)]] * 3
     for name in ("map-8", "map-8-cold", "map-8-whole"):
         found.rounds[name] = [[clone(1)] * 8] * 3
-    for name in ("raw-bulk", "raw-runs", "raw-before"):
+    for name in ("raw-before-8", "raw-share-8", "raw-before-8-cold"):
+        found.rounds[name] = [[clone(0.6)] * 8] * 3
+    for name in ("raw-bulk", "raw-runs", "raw-before", "raw-share", "raw-while-cold"):
         found.rounds[name] = [[clone()]] * 3
     for server in ("ours", "raw", "anonymous"):
         for placement in Placement:
