@@ -15,6 +15,7 @@ SEEDS  ?= 10000
 SEED   ?=
 DEATHS ?= 1000
 CPU_MINUTES ?= 10
+MINUTES ?= 20
 
 .DEFAULT_GOAL := help
 
@@ -136,7 +137,7 @@ docs: native ## the pages of docs/ as a site in build/docs-site
 	@echo 'wrote build/docs-site/index.html'
 
 .PHONY: test-upgrade
-test-upgrade: ## replace agentd, page server, control plane under load, to an older REVISION= and back
+test-upgrade: ## replace agentd, page server, control plane under load, to another build (REVISION=) and back
 	@deploy/run-target '$(JSON)' $(PY) -m tests.upgrade $(if $(REVISION),--revision $(REVISION))
 
 .PHONY: bench-cold
@@ -146,6 +147,10 @@ bench-cold: ## what a disk costs the first fork of a template after a start of a
 .PHONY: fuzz
 fuzz: ## the page server's parsers under libFuzzer for CPU_MINUTES=10 in all
 	@deploy/run-target '$(JSON)' $(PY) -m tests.fuzz --cpu-minutes $(CPU_MINUTES)
+
+.PHONY: soak
+soak: ## use a node for MINUTES=20, see that nothing grows; build/soak/report.html
+	@deploy/run-target '$(JSON)' $(PY) -m bench.soak --minutes $(MINUTES)
 
 .PHONY: clean
 clean: ## remove what was built and fetched

@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from agentd import __version__, native
+from agentd import RELEASE, native
 from agentd.engine.home import read_installation_id
 from agentd.engine.journal import Journal
 from agentd.engine.journal_records import (
@@ -37,7 +37,6 @@ from agentd.store.seal import SealRequest
 from agentd.store.templates import TemplateStore
 from agentd.units import MIB, PAGE_BYTES
 from agentd.wire import manifest as template
-from agentd.wire import read_ahead
 from agentd.wire.api import SessionMode
 from controlplane.store import codec
 from controlplane.store.sqlite import SqliteStore
@@ -61,7 +60,7 @@ def main() -> int:
     """Exit status 2 for a changed shape under a version that is known."""
     if status := _write_shapes():
         return status
-    root = FIXTURES / __version__
+    root = FIXTURES / RELEASE
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)
     _journal(root)
@@ -119,9 +118,6 @@ def _templates(root: Path) -> None:
         (data / "lock").unlink()
         with contextlib.closing(store.adopt_memfds(made, memory_fd, state_fd)) as loaded:
             store.write_digest(loaded)
-    runs = (read_ahead.PageRun(0, 3), read_ahead.PageRun(200, 2))
-    ahead = read_ahead.ReadAhead(read_ahead.FORMAT_VERSION, made.template_id, MIB, 3, runs)
-    (root / "read_ahead.json").write_bytes(read_ahead.encode(ahead))
     make_image(root / "image")
 
 

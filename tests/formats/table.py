@@ -16,7 +16,6 @@ from agentd.engine.journal_records import Record
 from agentd.image import manifest as image
 from agentd.providers.ledger import Order
 from agentd.wire import manifest as template
-from agentd.wire import read_ahead
 from controlplane.api import manifest as snapshots
 from controlplane.store import sqlite
 
@@ -86,7 +85,6 @@ _JOURNAL_CONSTANTS: Final = r"^#define JOURNAL_(?!VERSION)\w+ [^\n]*"
 FORMATS: Final = (
     Format("agentd journal", journal._VERSION.decode(), _members(Record)),
     Format("template manifest", str(template.FORMAT_VERSION), _members(template.Manifest)),
-    Format("read ahead", str(read_ahead.FORMAT_VERSION), _members(read_ahead.ReadAhead)),
     Format("image", str(image.FORMAT_VERSION), _members(image.ImageManifest)),
     Format("orders of a sandboxer", "1", _members(Order)),
     Format("history", str(records._VERSION), lambda: records._SCHEMA),

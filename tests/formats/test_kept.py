@@ -16,7 +16,6 @@ from agentd.engine.records import Records
 from agentd.image.store import load_image
 from agentd.providers.ledger import Ledger, Order
 from agentd.store.templates import TemplateStore
-from agentd.wire import read_ahead
 from controlplane.store import codec
 from controlplane.store.sqlite import SqliteStore
 from tests.adapters.controlplane.store.samples import KEY, manifest
@@ -46,10 +45,6 @@ def test_a_template(kept: Path, name: str) -> None:
         template = store.load(name)
     assert (template.manifest.snapshot is not None) == (name == "cluster")
     template.close()
-
-
-def test_what_is_read_ahead_of_a_template(kept: Path) -> None:
-    assert read_ahead.decode((kept / "read_ahead.json").read_bytes()).forks == 3
 
 
 def test_an_image(kept: Path) -> None:

@@ -20,7 +20,6 @@ from agentd.image.store import load_image
 from agentd.providers.ledger import DamagedOrder, Ledger
 from agentd.store.templates import TemplateStore
 from agentd.wire import manifest as template
-from agentd.wire import read_ahead
 from controlplane.errors import CorruptError
 from controlplane.store import codec
 from controlplane.store.sqlite import SqliteStore
@@ -102,18 +101,6 @@ def test_a_cut_template_is_listed_as_corrupt_and_kept(kept: Path) -> None:
         (broken,) = store.list_broken()
     assert broken.error.code is ErrorCode.TEMPLATE_CORRUPT
     assert contents(kept / "data/templates") == before
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        pytest.param(lambda d: d.replace(b'"format_version":1', b'"format_version":9'), id="newer"),
-        pytest.param(lambda data: data[:-20], id="cut"),
-    ],
-)
-def test_another_list_of_pages_is_made_anew(kept: Path, change: Callable[[bytes], bytes]) -> None:
-    with pytest.raises(read_ahead.ReadAheadDamagedError):
-        read_ahead.decode(change((kept / "read_ahead.json").read_bytes()))
 
 
 def test_a_newer_image_is_refused_and_kept(kept: Path) -> None:
