@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,26 +29,18 @@ from agentd.http.local_api import make_app
 from agentd.http.observed import make_health, watch_engine, watch_health, watch_pager
 from agentd.log import LogTracer, configure_logging
 from agentd.metrics import Metrics
-from agentd.pager.client import PagerClient
-from agentd.pager.places import KuasarPlace, PagerPlace, choose_journal_dir, own_binary
-from agentd.pager.process import PagerProcess
-from agentd.pager.watch import PagerWatch, is_wanted
-from agentd.pager.working_sets import WorkingSets
+from agentd.monitors import MakeVmm, make_pager_watch, make_vmm
 from agentd.reload import Load, Reloader
 from agentd.sdnotify import Notifier
 from agentd.settings import Settings, describe
 from agentd.store.copier import Copier
 from agentd.store.templates import TemplateStore
-from agentd.units import MIB, PAGE_BYTES
-from agentd.vmm.absent import AbsentVmm
-from agentd.vmm.vmm import Finishing, Vmm
+from agentd.vmm.vmm import Finishing
 from agentd.wire.manifest import Machine
 
 _BACKLOG: Final = 1024
 _RELOAD: Final = (signal.SIGHUP,)
 _FACTS_OF: Final = Machine(memory_mib=256, vcpus=1)  # facts name a machine; the status needs none
-
-MakeVmm = Callable[[Settings, str], Vmm]
 
 
 @dataclass(frozen=True)
@@ -264,117 +256,6 @@ def _cannot_listen(path: Path, why: str) -> ConfigError:
         f"listening on {str(path)!r}: {why}",
         hint="stop what uses it, or choose another api.socket",
     )
-
-
-def make_pager_place(settings: Settings) -> PagerPlace:
-    """Where the page server of this node is, or would be."""
-    pager, control = settings.pager, settings.pager_socket
-    mountinfo = Path("/proc/self/mountinfo").read_text()
-    return PagerPlace(
-        pager.binary or own_binary(),
-        control,
-        pager.journal_dir or choose_journal_dir(control, settings.run_dir, mountinfo),
-        pager.hand_over_s,
-        pager.readers,
-        _kuasar_place(settings),
-    )
-
-
-def _kuasar_place(settings: Settings) -> KuasarPlace | None:
-    pager = settings.pager
-    if pager.kuasar_socket is None or pager.kuasar_dir is None:
-        return None
-    sets = settings.data_dir / "kuasar-sets"
-    return KuasarPlace(
-        pager.kuasar_socket, pager.kuasar_dir, sets, pager.record_forks, pager.working_set_mib
-    )
-
-
-def make_pager_watch(settings: Settings, engine: str, tracer: Tracer) -> PagerWatch | None:
-    """Who looks at the page server, and starts one where machines need it; None if it is off.
-
-    engine: of the monitor.
-    """
-    if settings.pager.enabled == "off":
-        return None
-    place, log_file = make_pager_place(settings), settings.run_dir / "pager.log"
-    is_needed = is_wanted(engine, serves_kuasar=place.kuasar is not None)
-    process = PagerProcess(place, log_file, tracer.step) if is_needed else None
-    return PagerWatch(PagerClient(place.control_socket), tracer.step, log_file, process)
-
-
-def make_vmm(settings: Settings, installation_id: str) -> Vmm:
-    """The monitor of this machine; without QEMU none, if a sandboxer runs its Pods.
-
-    Raises: ConfigError.
-    """
-    try:
-        return _MAKERS[settings.monitor.kind](settings, installation_id)
-    except ConfigError as exc:
-        if not settings.kuasar.enabled or exc.code is not ErrorCode.MONITOR_MISSING:
-            raise
-        structlog.get_logger().info("daemon.without.monitor", reason=exc.message)
-        return AbsentVmm(exc)
-
-
-def make_qemu(settings: Settings, installation_id: str) -> Vmm:
-    """The QEMU of this node. Raises: ConfigError."""
-    from agentd.vmm.qemu_open import open_qemu
-
-    return open_qemu(
-        binary=settings.monitor.qemu_binary,
-        accel=settings.monitor.accel,
-        uid_base=settings.monitor.uid_base,
-        installation=installation_id,
-        vms_dir=settings.run_dir / "vms",
-        euid=os.geteuid(),
-        starts=settings.concurrent_forks,
-    )
-
-
-def make_firecracker(settings: Settings, installation_id: str) -> Vmm:
-    """The Firecracker of this node, its memory by the page server unless that is off.
-
-    Raises: ConfigError.
-    """
-    from agentd.vmm.firecracker_open import open_firecracker
-    from agentd.vmm.firecracker_paging import Paging
-
-    place, pager = make_pager_place(settings), settings.pager
-    pages = pager.working_set_mib * (MIB // PAGE_BYTES)
-    sets = WorkingSets(place.binary, pages, pager.record_forks, LogTracer().step)
-    client = PagerClient(place.control_socket)
-    paging = Paging(client, sets, settings.data_dir / "templates")
-    return open_firecracker(
-        binary=settings.monitor.firecracker_binary,
-        uid_base=settings.monitor.uid_base,
-        installation=installation_id,
-        vms_dir=settings.run_dir / "vms",
-        euid=os.geteuid(),
-        starts=settings.concurrent_forks,
-        paging=None if pager.enabled == "off" else paging,
-    )
-
-
-def make_cloud_hypervisor(settings: Settings, installation_id: str) -> Vmm:
-    """The Cloud Hypervisor of this node. Raises: ConfigError."""
-    from agentd.vmm.cloud_hypervisor_open import open_cloud_hypervisor
-
-    return open_cloud_hypervisor(
-        binary=settings.monitor.cloud_hypervisor_binary,
-        uid_base=settings.monitor.uid_base,
-        installation=installation_id,
-        vms_dir=settings.run_dir / "vms",
-        euid=os.geteuid(),
-        starts=settings.concurrent_forks,
-    )
-
-
-_MAKERS: Final[dict[str, MakeVmm]] = {
-    "qemu": make_qemu,
-    "firecracker": make_firecracker,
-    "cloud-hypervisor": make_cloud_hypervisor,
-}
 
 
 def run(settings: Settings, environ: Mapping[str, str], load: Load) -> None:

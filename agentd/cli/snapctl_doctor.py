@@ -131,7 +131,7 @@ def _check_pager(
         ask_systemctl,
         run_pager_checks,
     )
-    from agentd.daemon import make_pager_place
+    from agentd.monitors import make_pager_place
 
     agentd = _agentds_settings(config_file)
     node = PagerNode(

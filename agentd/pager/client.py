@@ -53,6 +53,12 @@ class Pager(Protocol):
         After any failure, and cancellation: `forget` the machine.
         """
 
+    async def offload(self, order: Offload) -> None:
+        """Begin a session with a Cloud Hypervisor; `wait` tells when it has, or gave, its machine.
+
+        After any failure, and cancellation: `forget` the machine.
+        """
+
     async def wait(self, vm_id: str, *, deadline_s: float) -> Serving:
         """Wait until a machine's memory is served: its guest may be resumed.
 
@@ -117,10 +123,7 @@ class PagerClient:
             _granted(what, answer)
 
     async def offload(self, order: Offload) -> None:
-        """Begin a session with a Cloud Hypervisor; `wait` tells when it has, or gave, its machine.
-
-        After any failure, and cancellation: `forget` the machine. Raises: as `Pager`.
-        """
+        """See `Pager`."""
         what, tries = f"begin the offload of machine {order.vm!r}", _Tries()
         async with self._within(what, self._call_s, tries):
             answer = await self._repeat(what, lambda: order, wire.Done, tries)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import os
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
@@ -19,11 +20,18 @@ from agentd.errors import SnapStartError
 from agentd.pager.client import Pager
 from agentd.pager.merging import Merge, run_merge
 from agentd.pager.process import Step
+from agentd.wire.manifest import MemoryImage
 from agentd.wire.pager import WorkingSetReport
 
 DIRECTORY: Final = "pages"
 _SET: Final = ".set"
 _RECORD: Final = ".record"
+
+
+def image_digest(memory: MemoryImage) -> str:
+    """What recordings of a memory image are tied to: SHA-256, hex, of all that tells it apart."""
+    parts = [str(memory.size_bytes), str(memory.chunk_bytes), *memory.chunk_hashes]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

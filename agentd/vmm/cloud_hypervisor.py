@@ -29,7 +29,6 @@ from agentd.vmm.cloud_hypervisor_explain import explained
 from agentd.vmm.cloud_hypervisor_freeze import freeze
 from agentd.vmm.cloud_hypervisor_launch import CloudLaunch
 from agentd.vmm.cloud_hypervisor_machine import CloudMachine
-from agentd.vmm.cloud_hypervisor_offload import OffloadServer
 from agentd.vmm.cloud_hypervisor_restoring import CloneStart, Restorer
 from agentd.vmm.cloud_hypervisor_save import MARGIN_BYTES
 from agentd.vmm.cloud_hypervisor_versions import OLDEST, Version, keeps_memory_in_file
@@ -39,6 +38,7 @@ from agentd.vmm.guest import start_guest
 from agentd.vmm.launch import opened
 from agentd.vmm.limits import Limits, choose_limits
 from agentd.vmm.machine import ConsoleLog
+from agentd.vmm.paging import Paging
 from agentd.vmm.require import KVM_DEVICE, require_access, require_compatible
 from agentd.vmm.start import Progress, unless_dead
 from agentd.vmm.vmm import BootSpec, Checkpoint, ForkSpec, Started, Vm, VmRecord
@@ -58,7 +58,8 @@ class CloudHypervisorSettings:
 
     binary: absolute path. version: what it says of itself. installation: marks the processes that
     are ours. vms_dir: holds each machine's run directory. user_of: who a machine runs as, None for
-    the user of this process. can_fault: whether machines may make a userfaultfd.
+    the user of this process. can_fault: whether machines may make a userfaultfd. has_huge: whether
+    memory that is shared may have huge pages.
     """
 
     binary: str
@@ -69,14 +70,15 @@ class CloudHypervisorSettings:
     vms_dir: Path
     user_of: Callable[[str], tuple[int, int] | None]
     can_fault: bool = False
+    has_huge: bool = False
 
 
 class CloudHypervisor:
     """The Cloud Hypervisor of this node. Implements `agentd.vmm.vmm.Vmm`.
 
     Starts block threads of their own for as long as they take, so that they do not keep what ends
-    machines from the event loop's. starts: most machines that start at the same moment. offload:
-    fills the memory of clones, None if each has to see to that itself.
+    machines from the event loop's. starts: most machines that start at the same moment. paging: the
+    page server, None if each machine has to see to its memory itself.
     """
 
     def __init__(
@@ -84,12 +86,14 @@ class CloudHypervisor:
         settings: CloudHypervisorSettings,
         cgroups: CgroupTree,
         starts: int = DEFAULT_STARTS,
-        offload: OffloadServer | None = None,
+        paging: Paging | None = None,
     ) -> None:
         self._settings = settings
         self._cgroups = cgroups
-        self._offload = offload
-        self._restorer = Restorer(settings.can_fault, offload)
+        self._paging = paging
+        self._restorer = Restorer(
+            can_fault=settings.can_fault, has_huge=settings.has_huge, paging=paging
+        )
         self._pool = ThreadPoolExecutor(starts + _BUILD_THREADS, thread_name_prefix="vmm")
 
     def __repr__(self) -> str:
@@ -122,11 +126,15 @@ class CloudHypervisor:
             limit_bytes = spec.machine.memory_mib * MIB + MARGIN_BYTES
             machine = await self._spawn_boot(launch, spec, limit_bytes)
             config = configs.boot_config(
-                spec.machine, spec.cmdline, is_shared=self._offload is not None
+                spec.machine, spec.cmdline, is_shared=self._is_to_be_shared()
             )
             async with _starting(machine), Api(machine.api_path) as api:
                 await unless_dead(machine, self._boot(launch, api, config, progress))
         return machine
+
+    def _is_to_be_shared(self) -> bool:
+        version = Version.parse(self._settings.version)
+        return version is not None and self._restorer.is_to_be_shared(version)
 
     async def boot_session(self, spec: BootSpec, prepare: bytes, *, deadline_s: float) -> Started:
         """Boot a machine cold, inject its identity, wait until it has started."""
@@ -156,11 +164,13 @@ class CloudHypervisor:
             machine = await self._spawn(launch, self._file_limit(manifest.machine))
             progress.reached("spawn")
             clone = CloneStart(template, snapshot, launch, machine.record.pid)
-            async with _starting(machine):
+            async with _starting(machine), _served(clone):
                 async with Api(machine.api_path) as api:
                     await unless_dead(machine, self._restore(clone, api, progress))
                 progress.reached("resume")
-                return await self._start(machine, spec.prepare, progress)
+                started = await self._start(machine, spec.prepare, progress)
+                machine.record_if_wanted(clone.served)
+                return started
 
     async def _restore(self, clone: CloneStart, api: Api, progress: Progress) -> None:
         version = await self._require_version(api, progress)
@@ -310,6 +320,14 @@ class CloudHypervisor:
         """Remove the control group of a machine that no longer runs. Idempotent."""
         self._cgroups.remove(vm_id)
 
+    async def finish(self) -> None:
+        """End the merging of what forks touched. Idempotent.
+
+        Cancellation: it is ended all the same.
+        """
+        if self._paging is not None:
+            await self._paging.working_sets.close()
+
     def close(self) -> None:
         """End the threads. Idempotent."""
         self._pool.shutdown()
@@ -324,6 +342,17 @@ async def _starting(machine: CloudMachine) -> AsyncIterator[None]:
             yield
     except BaseException:
         await machine.kill()
+        raise
+
+
+@contextlib.asynccontextmanager
+async def _served(clone: CloneStart) -> AsyncIterator[None]:
+    """The page server need not wait for a clone that fails."""
+    try:
+        yield
+    except BaseException:
+        if clone.served is not None:
+            await clone.served.give_up()
         raise
 
 

@@ -13,9 +13,8 @@ from agentd.vmm.cgroup import CgroupTree
 from agentd.vmm.cloud_hypervisor_config import CHANNEL_NAME, CONSOLE_NAME
 from agentd.vmm.cloud_hypervisor_launch import API_SOCKET
 from agentd.vmm.http_socket import pin, pinned_path
-from agentd.vmm.hybrid_vsock import GUEST_PORT, request
-from agentd.vmm.launch import DIRECTORY
-from agentd.vmm.machine import ConsoleLog, Machine
+from agentd.vmm.hybrid_machine import HybridMachine
+from agentd.vmm.machine import ConsoleLog
 from agentd.vmm.vmm import VmRecord
 from agentd.wire.manifest import Machine as Shape
 
@@ -24,12 +23,13 @@ _READ_BYTES: Final = 65536
 _QUIET_S: Final = 0.05  # what was kept for whoever connects comes at once
 
 
-class CloudMachine(Machine):
+class CloudMachine(HybridMachine):
     """One running machine. Implements `agentd.vmm.vmm.Vm`.
 
-    Its guest channel is a hybrid vsock (`agentd.vmm.hybrid_vsock`). shape: of a machine that was
-    booted, so that it can be saved.
+    shape: of a machine that was booted, so that it can be saved.
     """
+
+    channel_name = CHANNEL_NAME
 
     def __init__(
         self,
@@ -45,21 +45,6 @@ class CloudMachine(Machine):
         self._shape = shape
         self._booted_console = console
         self._said = b""
-
-    @property
-    def channel_path(self) -> Path:
-        """The socket of the guest channel."""
-        return self.directory / CHANNEL_NAME
-
-    @property
-    def channel_prelude(self) -> bytes:
-        """What a new connection to it begins with."""
-        return request(GUEST_PORT)
-
-    @property
-    def directory(self) -> Path:
-        """What belongs to the machine's user."""
-        return self.record.run_dir / DIRECTORY
 
     @property
     def api_path(self) -> Path:

@@ -6,46 +6,43 @@ memory, the machine's description, its state, then fills pages when they are ask
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 
+from agentd.pager.working_sets import ForkPages, Source
+from agentd.vmm.cloud_hypervisor_config import MEMORY_FD
+from agentd.vmm.cloud_hypervisor_launch import CloudLaunch
 from agentd.vmm.cloud_hypervisor_snapshot import SnapshotDamagedError
+from agentd.vmm.launch import DIRECTORY
+from agentd.wire.pager import OffloadRestore
 
 SOCKET_NAME: Final = "offload.sock"
+# In the run directory, which the machine's user cannot reach.
 CONFIG_NAME: Final = "migration.json"
 STATE_NAME: Final = "migration-state.json"
 
 
-@dataclass(frozen=True)
-class Offer:
-    """A machine to be filled.
+def offload_order(
+    launch: CloudLaunch, source: Source, pages: ForkPages, pid: int
+) -> OffloadRestore:
+    """What the page server is told of a clone.
 
-    template_id: what recordings of its memory are tied to. socket: where its monitor is about to
-    listen. image: of its memory. config, state: files with what is to be sent. uid: of the monitor.
+    One that is recorded is not filled beyond what it touches, and needs the page server for as long
+    as it lives. pid: of the clone, which keeps the image open.
     """
-
-    vm_id: str
-    template_id: str
-    socket: Path
-    image: Path
-    config: Path
-    state: Path
-    uid: int
-
-
-class OffloadServer(Protocol):
-    """The node's page server, as far as Cloud Hypervisor is concerned."""
-
-    async def offer(self, offer: Offer) -> None:
-        """Have it call the monitor, which may begin to listen a little later, and end with a
-        machine that is paused. After any failure, and cancellation: `forget` the machine.
-        """
-
-    async def forget(self, vm_id: str) -> None:
-        """The machine has ended, or will not come. Idempotent."""
+    return OffloadRestore(
+        vm=launch.vm_id,
+        socket=str(launch.run_dir / DIRECTORY / SOCKET_NAME),
+        image=f"/proc/{pid}/fd/{MEMORY_FD}",
+        config=str(launch.run_dir / CONFIG_NAME),
+        state=str(launch.run_dir / STATE_NAME),
+        digest=source.digest,
+        working_set=pages.working_set,
+        record=pages.record,
+        uid=launch.uid,
+        demand_only=bool(pages.record),
+    )
 
 
 def migration_config(config: dict[str, Any], state: bytes) -> bytes:

@@ -13,12 +13,13 @@ from agentd.vmm.cloud_hypervisor import (
     CloudHypervisor,
     CloudHypervisorSettings,
 )
-from agentd.vmm.cloud_hypervisor_offload import OffloadServer
 from agentd.vmm.cloud_hypervisor_versions import OLDEST, Version
 from agentd.vmm.fault_access import FaultAccess
 from agentd.vmm.host import read_host_facts
+from agentd.vmm.paging import Paging
 from agentd.vmm.qemu_argv import KVM
 from agentd.vmm.require import ask_program, find_program, missing, require_kvm
+from agentd.vmm.shared_pages import has_huge_shared_pages
 
 _PROGRAM: Final = "cloud-hypervisor"
 _HINT: Final = "install cloud-hypervisor, or set [monitor] cloud_hypervisor_binary to where it is"
@@ -52,14 +53,14 @@ def open_cloud_hypervisor(
     vms_dir: Path,
     euid: int,
     starts: int = DEFAULT_STARTS,
-    offload: OffloadServer | None = None,
+    paging: Paging | None = None,
 ) -> CloudHypervisor:
     """The Cloud Hypervisor of this node, ready to start machines; the owner must `close` it.
 
     Groups of machines that a predecessor left, dead by now, are removed.
     Args: binary: name or path. uid_base: first uid for machines. installation: marks our processes.
     vms_dir: holds each machine's run directory. starts: most machines that start at the same
-    moment. offload: fills the memory of forks.
+    moment. paging: the page server, None if there is none.
     Raises: ConfigError when the program is missing or too old, or KVM cannot be used.
     """
     path = find_program(binary, _HINT)
@@ -75,8 +76,9 @@ def open_cloud_hypervisor(
         vms_dir=vms_dir,
         user_of=choose_user(uid_base, host, euid, KVM),
         can_fault=FaultAccess.read().is_open_to(is_root=euid == 0 and not is_unprivileged),
+        has_huge=has_huge_shared_pages(),
     )
     cgroups = CgroupTree.find(installation)
     cgroups.remove_empty()
     cgroups.offer_controllers()
-    return CloudHypervisor(settings, cgroups, starts, offload)
+    return CloudHypervisor(settings, cgroups, starts, paging)

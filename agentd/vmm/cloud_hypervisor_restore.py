@@ -36,7 +36,7 @@ class Plan:
     """One way to restore.
 
     files: name to content. links: name to target. config: of the clone. order: for vm.restore; None
-    if a page server sends what it restores.
+    if a page server sends what it restores. sent: files for the page server.
     """
 
     mode: RestoreMode
@@ -44,6 +44,7 @@ class Plan:
     files: Mapping[str, bytes]
     links: Mapping[str, str] = field(default_factory=dict)
     order: Restore | None = None
+    sent: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def plan_restore(snapshot: Snapshot, mode: RestoreMode, version: Version) -> Plan:
@@ -57,7 +58,7 @@ def plan_restore(snapshot: Snapshot, mode: RestoreMode, version: Version) -> Pla
     if mode is RestoreMode.OFFLOAD:
         config = clone_config(snapshot.config, Clone(serial, is_shared=True))
         sent = {CONFIG_NAME: migration_config(config, snapshot.state), STATE_NAME: snapshot.state}
-        return Plan(mode, config, sent)
+        return Plan(mode, config, {}, sent=sent)
     if mode is RestoreMode.MAPPED:
         assert snapshot.mapped_state is not None
         config = clone_config(snapshot.config, Clone(serial, inherited(MEMORY_FD)))

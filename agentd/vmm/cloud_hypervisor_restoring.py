@@ -7,24 +7,18 @@ import contextlib
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Final
 
 import structlog
 
+from agentd.pager.working_sets import ForkPages
 from agentd.store.failures import corrupt
 from agentd.store.loaded import LoadedTemplate
 from agentd.vmm.cloud_hypervisor_api import Api, UnknownModeError
 from agentd.vmm.cloud_hypervisor_config import own_path
 from agentd.vmm.cloud_hypervisor_launch import CloudLaunch
-from agentd.vmm.cloud_hypervisor_offload import (
-    CONFIG_NAME,
-    SOCKET_NAME,
-    STATE_NAME,
-    Offer,
-    OffloadServer,
-)
+from agentd.vmm.cloud_hypervisor_offload import SOCKET_NAME, offload_order
 from agentd.vmm.cloud_hypervisor_restore import (
     Plan,
     check_restored,
@@ -38,33 +32,47 @@ from agentd.vmm.cloud_hypervisor_versions import (
     RestoreFacts,
     RestoreMode,
     Version,
+    can_offload,
     choose_restore,
     has_shared,
 )
-from agentd.vmm.launch import DIRECTORY
+from agentd.vmm.launch import write_file
+from agentd.vmm.paging import Paging, Served
 from agentd.vmm.start import Progress
 
 _KEPT: Final = 16  # snapshots that need not be read again
 
 
-@dataclass(frozen=True)
+@dataclass
 class CloneStart:
-    """One clone that is about to be restored: of which template, by a process that runs."""
+    """One clone that is about to be restored: of which template, by a process that runs.
+
+    served: once the page server brings its memory; whoever starts it gives that up if it fails.
+    """
 
     template: LoadedTemplate
     snapshot: Snapshot
     launch: CloudLaunch
     pid: int
+    served: Served | None = None
 
 
 class Restorer:
-    """Chooses, and remembers what did not work. can_fault, offload: see `CloudHypervisor`."""
+    """Chooses, and remembers what did not work. can_fault, has_huge: see `RestoreFacts`. paging:
+    the page server, None if there is none.
+    """
 
-    def __init__(self, can_fault: bool, offload: OffloadServer | None) -> None:
+    def __init__(self, *, can_fault: bool, has_huge: bool, paging: Paging | None) -> None:
         self._can_fault = can_fault
-        self._offload = offload
+        self._has_huge = has_huge
+        self._paging = paging
         self._spoiled: set[RestoreMode] = set()
         self._snapshots: OrderedDict[str, Snapshot] = OrderedDict()
+
+    def is_to_be_shared(self, version: Version) -> bool:
+        """Whether a machine is to be booted such that a page server could fill its clones."""
+        facts = self._facts(version, is_shared=True, can_map=False)
+        return facts.has_pages and can_offload(facts)
 
     def read(self, template: LoadedTemplate) -> Snapshot:
         """What was saved of a template's machine. Raises: PermanentError when it is damaged."""
@@ -83,50 +91,65 @@ class Restorer:
 
         A mode that this build turns out not to have is not tried again.
         """
+        can_serve = True
         while True:
-            choice = self._choose(clone.snapshot, version)
+            choice, pages = self._choose(clone, version, can_serve=can_serve)
             plan = plan_restore(clone.snapshot, choice.mode, version)
             try:
                 with _laid_out(clone.launch, plan):
-                    await self._carry_out(clone, plan, api, progress)
-                break
+                    if plan.order is not None:
+                        await api.restore(plan.order, deadline_s=progress.left_s)
+                        break
+                    can_serve = await self._has_served(clone, pages)
+                    if can_serve:
+                        await _receive(clone, api, progress)
+                        break
             except UnknownModeError as exc:
                 self._spoil(choice.mode, str(exc))
         check_restored(await api.info(deadline_s=progress.left_s), plan)
         self._look(clone, choice)
 
-    def _choose(self, snapshot: Snapshot, version: Version) -> Choice:
-        return choose_restore(
-            RestoreFacts(
-                version=version,
-                is_shared=snapshot.is_shared,
-                can_map=snapshot.mapped_state is not None,
-                has_server=self._offload is not None,
-                can_fault=self._can_fault,
-                spoiled=frozenset(self._spoiled),
-            )
+    def _choose(
+        self, clone: CloneStart, version: Version, *, can_serve: bool
+    ) -> tuple[Choice, ForkPages]:
+        """A mode, and what the page server is told if it is the one that brings the memory. Only
+        then it is asked what it knows: who is to be recorded has to be.
+        """
+        snapshot = clone.snapshot
+        can_map = snapshot.mapped_state is not None
+        facts = self._facts(version, is_shared=snapshot.is_shared, can_map=can_map)
+        choice = choose_restore(replace(facts, has_pages=facts.has_pages and can_serve))
+        if choice.mode is not RestoreMode.OFFLOAD:
+            return choice, ForkPages()
+        assert self._paging is not None
+        source = self._paging.source(clone.template.manifest)
+        pages = self._paging.working_sets.plan(source, clone.launch.vm_id)
+        if pages != ForkPages():
+            return choice, pages
+        return choose_restore(replace(facts, has_pages=False)), pages
+
+    def _facts(self, version: Version, *, is_shared: bool, can_map: bool) -> RestoreFacts:
+        return RestoreFacts(
+            version=version,
+            is_shared=is_shared,
+            can_map=can_map,
+            has_pages=self._paging is not None,
+            can_fault=self._can_fault,
+            has_huge=self._has_huge,
+            spoiled=frozenset(self._spoiled),
         )
 
-    async def _carry_out(self, clone: CloneStart, plan: Plan, api: Api, progress: Progress) -> None:
-        if plan.order is not None:
-            await api.restore(plan.order, deadline_s=progress.left_s)
-        else:
-            await self._receive(clone, api, progress)
-
-    async def _receive(self, clone: CloneStart, api: Api, progress: Progress) -> None:
-        """Let the monitor listen while the page server calls it."""
-        assert self._offload is not None
-        try:
-            async with asyncio.TaskGroup() as both:
-                path = own_path(SOCKET_NAME)
-                both.create_task(api.receive(path, deadline_s=progress.left_s))
-                both.create_task(self._offload.offer(_offer(clone)))
-        except BaseExceptionGroup as exc:
-            await self._offload.forget(clone.launch.vm_id)
-            raise exc.exceptions[0] from exc
-        except BaseException:
-            await self._offload.forget(clone.launch.vm_id)
-            raise
+    async def _has_served(self, clone: CloneStart, pages: ForkPages) -> bool:
+        """Have the page server call the monitor, which is about to listen; whether it will."""
+        assert self._paging is not None
+        source = self._paging.source(clone.template.manifest)
+        served = Served(self._paging, source, clone.launch.vm_id, is_recorded=bool(pages.record))
+        order = offload_order(clone.launch, source, pages, clone.pid)
+        offering = self._paging.pager.offload(order)
+        if not await served.is_granted(offering, instead="what the monitor does itself"):
+            return False
+        clone.served = served
+        return True
 
     def _look(self, clone: CloneStart, choice: Choice) -> None:
         """Notice a clone that got memory of its own where it should share its template's."""
@@ -164,9 +187,20 @@ def _read(template: LoadedTemplate) -> Snapshot:
     return snapshot
 
 
+async def _receive(clone: CloneStart, api: Api, progress: Progress) -> None:
+    """Let the monitor listen while the page server calls it."""
+    assert clone.served is not None
+    try:
+        async with asyncio.TaskGroup() as both:
+            both.create_task(api.receive(own_path(SOCKET_NAME), deadline_s=progress.left_s))
+            both.create_task(clone.served.wait(deadline_s=progress.left_s))
+    except BaseExceptionGroup as exc:
+        raise exc.exceptions[0] from exc
+
+
 @contextlib.contextmanager
 def _laid_out(launch: CloudLaunch, plan: Plan) -> Iterator[None]:
-    """What the monitor finds in its directory for as long as it reads it."""
+    """What the monitor, or the page server, finds for as long as it reads it."""
     with contextlib.ExitStack() as laid:
         for name, data in plan.files.items():
             launch.write(name, data)
@@ -174,17 +208,8 @@ def _laid_out(launch: CloudLaunch, plan: Plan) -> Iterator[None]:
         for name, target in plan.links.items():
             launch.link(name, target)
             laid.callback(launch.remove, name)
+        for name, data in plan.sent.items():
+            path = launch.run_dir / name
+            write_file(None, path, data)
+            laid.callback(path.unlink)
         yield
-
-
-def _offer(clone: CloneStart) -> Offer:
-    directory = clone.launch.run_dir / DIRECTORY
-    return Offer(
-        vm_id=clone.launch.vm_id,
-        template_id=clone.template.manifest.template_id,
-        socket=directory / SOCKET_NAME,
-        image=Path(f"/proc/{os.getpid()}/fd/{clone.template.memory_fd}"),
-        config=directory / CONFIG_NAME,
-        state=directory / STATE_NAME,
-        uid=clone.launch.uid,
-    )

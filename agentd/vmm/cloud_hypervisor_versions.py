@@ -39,6 +39,7 @@ _ON_DEMAND_SINCE: Final = Version(52)
 _MEMORY_IN_FILE: Final = 52
 _KEEPS_CONSOLE_SINCE: Final = Version(53)
 _OFFLOAD_SINCE: Final = Version(53)
+_TAKES_WHAT_IS_THERE: Final = 53
 # Builds between two releases call themselves by the later one; one that lacks it says so.
 _COPY_ON_WRITE_SINCE: Final = Version(54)
 
@@ -46,13 +47,13 @@ _COPY_ON_WRITE_SINCE: Final = Version(54)
 class RestoreMode(enum.StrEnum):
     """How memory gets into a clone. COPY, ON_DEMAND, COPY_ON_WRITE are spelled as the API does.
 
-    OFFLOAD: from the page server. MAPPED: the clone's RAM is a private mapping of the template's,
-    as of a file that a memory zone may name; nothing is left to be restored then.
+    MAPPED: the clone's RAM is a private mapping of the template's, as of a file that a memory zone
+    may name; nothing is left to be restored then. OFFLOAD: from the page server.
     """
 
-    OFFLOAD = "Offload"
     COPY_ON_WRITE = "CopyOnWrite"
     MAPPED = "Mapped"
+    OFFLOAD = "Offload"
     ON_DEMAND = "OnDemand"
     COPY = "Copy"
 
@@ -66,15 +67,17 @@ class RestoreFacts:
     """What decides.
 
     is_shared: the template's RAM can be written by others, as a page server demands. can_map: its
-    layout is one that can be mapped. has_server: there is a page server. can_fault: clones may make
-    a userfaultfd. spoiled: modes that did not keep their promise on this host.
+    layout is one that can be mapped. has_pages: there is a page server that knows, or is to find
+    out, what clones touch. can_fault: clones may make a userfaultfd. has_huge: memory that is
+    shared may have huge pages here. spoiled: modes that did not keep their promise on this host.
     """
 
     version: Version
     is_shared: bool
     can_map: bool
-    has_server: bool
+    has_pages: bool
     can_fault: bool
+    has_huge: bool = False
     spoiled: frozenset[RestoreMode] = frozenset()
 
 
@@ -89,13 +92,14 @@ class Choice:
 def choose_restore(facts: RestoreFacts) -> Choice:
     """The first of the modes, best first, that is possible.
 
-    A page server comes first because it is there only where somebody wants it. Mapping the
-    template's memory costs nothing before a page is used, and what is not written is shared.
+    Mapping the template's memory costs a fault of the kernel for each page that is used, what is
+    not written is shared, and nobody else has to live for it. A page server is better than the
+    monitor's own thread only by what it knows of other clones.
     """
     possible = {
-        RestoreMode.OFFLOAD: _can_offload(facts),
         RestoreMode.COPY_ON_WRITE: facts.version >= _COPY_ON_WRITE_SINCE,
         RestoreMode.MAPPED: facts.can_map,
+        RestoreMode.OFFLOAD: facts.has_pages and facts.is_shared and can_offload(facts),
         RestoreMode.ON_DEMAND: facts.version >= _ON_DEMAND_SINCE and facts.can_fault,
     }
     for mode, is_possible in possible.items():
@@ -104,14 +108,19 @@ def choose_restore(facts: RestoreFacts) -> Choice:
     return Choice(RestoreMode.COPY, _WHY[RestoreMode.COPY])
 
 
-def _can_offload(facts: RestoreFacts) -> bool:
-    return facts.has_server and facts.is_shared and facts.version >= _OFFLOAD_SINCE
+def can_offload(facts: RestoreFacts) -> bool:
+    """Whether this version can be given its memory on this host, if all else is there.
+
+    v53 takes for a clone's page whatever the kernel has there; of huge pages that is zeros, too.
+    """
+    has_traps = facts.version.major == _TAKES_WHAT_IS_THERE and facts.has_huge
+    return facts.can_fault and facts.version >= _OFFLOAD_SINCE and not has_traps
 
 
 _WHY: Final = {
-    RestoreMode.OFFLOAD: "there is a page server, and the template's memory is shared",
     RestoreMode.COPY_ON_WRITE: "this version maps a snapshot's memory privately",
     RestoreMode.MAPPED: "the template's memory can be mapped as a private memory zone",
+    RestoreMode.OFFLOAD: "it cannot be mapped, and the page server knows what clones touch",
     RestoreMode.ON_DEMAND: "this version reads pages when they are used",
     RestoreMode.COPY: "nothing better is possible here",
 }

@@ -26,12 +26,13 @@ from agentd.vmm.firecracker_api import Api, Load, check_supported
 from agentd.vmm.firecracker_arrival import Arrivals
 from agentd.vmm.firecracker_launch import FirecrackerLaunch
 from agentd.vmm.firecracker_machine import FirecrackerMachine, SaveFiles
-from agentd.vmm.firecracker_paging import Backend, Paging, open_backend
+from agentd.vmm.firecracker_paging import Backend, open_backend
 from agentd.vmm.firecracker_save import take_over
 from agentd.vmm.firecracker_spawn import FirecrackerSettings, Spawner
 from agentd.vmm.firecracker_versions import Version
 from agentd.vmm.guest import start_guest
 from agentd.vmm.limits import choose_limits
+from agentd.vmm.paging import Paging
 from agentd.vmm.require import KVM_DEVICE, require_access, require_compatible
 from agentd.vmm.start import Progress, unless_dead
 from agentd.vmm.vmm import BootSpec, Checkpoint, ForkSpec, Started, Vm, VmRecord
@@ -130,7 +131,7 @@ class Firecracker:
             ):
                 await unless_dead(machine, self._load(api, backend, progress))
                 started = await self._start(machine, spec.prepare, progress)
-                _record(machine, backend)
+                machine.record_if_wanted(backend.served)
                 return started
 
     @contextlib.asynccontextmanager
@@ -311,12 +312,6 @@ async def _save(vm: FirecrackerMachine, progress: Progress) -> None:
         await api.save(*paths, deadline_s=progress.left_s)
     finally:
         await api.close()
-
-
-def _record(machine: FirecrackerMachine, backend: Backend) -> None:
-    recording = backend.served.start_recording() if backend.served is not None else None
-    if recording is not None:
-        machine.record_with(recording)
 
 
 def _close_both(fds: tuple[int, int]) -> None:

@@ -8,13 +8,10 @@ from pathlib import Path
 
 from agentd.errors import InvariantError
 from agentd.vmm import firecracker_config as names
-from agentd.vmm import hybrid_vsock
 from agentd.vmm.cgroup import CgroupTree
 from agentd.vmm.firecracker_console import read_tail, read_tail_of
 from agentd.vmm.firecracker_exit import explain_exit
-from agentd.vmm.firecracker_paging import Recording
-from agentd.vmm.launch import DIRECTORY
-from agentd.vmm.machine import Machine
+from agentd.vmm.hybrid_machine import HybridMachine
 from agentd.vmm.vmm import VmRecord
 from agentd.wire.manifest import Machine as Shape
 
@@ -35,12 +32,14 @@ class SaveFiles:
         os.close(self.state_fd)
 
 
-class FirecrackerMachine(Machine):
+class FirecrackerMachine(HybridMachine):
     """One running machine. Implements `agentd.vmm.vmm.Vm`.
 
     console_fd: of a machine that we started; owned from now on. saves: of a machine that was booted
     to be saved; likewise.
     """
+
+    channel_name = names.CHANNEL_NAME
 
     def __init__(
         self,
@@ -55,22 +54,6 @@ class FirecrackerMachine(Machine):
         super().__init__(record, pidfd, is_child=is_child, cgroups=cgroups)
         self._console_fd = console_fd
         self._saves = saves
-        self._recording: Recording | None = None
-
-    @property
-    def channel_path(self) -> Path:
-        """The socket of the guest channel."""
-        return self.directory / names.CHANNEL_NAME
-
-    @property
-    def channel_prelude(self) -> bytes:
-        """What a new connection to it begins with."""
-        return hybrid_vsock.request(hybrid_vsock.GUEST_PORT)
-
-    @property
-    def directory(self) -> Path:
-        """What belongs to the machine's user."""
-        return self.record.run_dir / DIRECTORY
 
     @property
     def api_path(self) -> Path:
@@ -86,27 +69,11 @@ class FirecrackerMachine(Machine):
             raise InvariantError(f"{self!r} was not booted to be saved")
         return saves
 
-    def record_with(self, recording: Recording) -> None:
-        """Own the recording of what it touches from now on."""
-        self._recording = recording
-
-    async def kill(self) -> None:
-        """As `Machine.kill`; a recording that is under way is ended first, within a second."""
-        recording, self._recording = self._recording, None
-        try:
-            if recording is not None:
-                await recording.finish()
-        finally:
-            await super().kill()
-
     def _reap(self) -> str:
         return explain_exit(super()._reap())
 
     def _close_files(self) -> None:
         super()._close_files()
-        recording, self._recording = self._recording, None
-        if recording is not None:
-            recording.cancel()
         saves, self._saves = self._saves, None
         if saves is not None:
             saves.close()

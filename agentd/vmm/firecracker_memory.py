@@ -7,13 +7,10 @@ the measured costs of both.
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
-
-from agentd.wire.manifest import MemoryImage
 
 # Below it the faults that were not foreseen cost more than the installed pages save, as long as the
 # kernel finds both in memory.
@@ -64,12 +61,6 @@ def choose_backend(facts: MemoryFacts) -> Choice:
     if facts.is_warm and facts.recall is not None and facts.recall < _LOW_RECALL:
         return Choice("File", "the image is in memory, and much of what forks touch not recorded")
     return Choice("Uffd", "the working set is installed before the guest resumes")
-
-
-def image_digest(memory: MemoryImage) -> str:
-    """What recordings of a memory image are tied to: SHA-256, hex, of all that tells it apart."""
-    parts = [str(memory.size_bytes), str(memory.chunk_bytes), *memory.chunk_hashes]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def parse_recall(head: bytes) -> float | None:

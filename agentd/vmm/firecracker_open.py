@@ -10,10 +10,10 @@ from agentd.vmm.choose import choose_user
 from agentd.vmm.fault_access import FaultAccess
 from agentd.vmm.feature_gate import name_host
 from agentd.vmm.firecracker import DEFAULT_STARTS, Firecracker
-from agentd.vmm.firecracker_paging import Paging
 from agentd.vmm.firecracker_spawn import FirecrackerSettings
 from agentd.vmm.firecracker_versions import HINT, probe_program
 from agentd.vmm.host import read_host_facts
+from agentd.vmm.paging import Paging
 from agentd.vmm.qemu_argv import KVM
 from agentd.vmm.require import find_program, require_kvm
 

@@ -117,7 +117,7 @@ def create_file(name: str | Path, user: tuple[int, int] | None, dir_fd: int | No
 
 
 def write_file(
-    directory_fd: int, name: str, data: bytes, user: tuple[int, int] | None = None
+    directory_fd: int | None, name: str | Path, data: bytes, user: tuple[int, int] | None = None
 ) -> None:
     """Make a file of a user. Raises: OSError."""
     fd = create_file(name, user, directory_fd)

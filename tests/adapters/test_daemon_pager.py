@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agentd.daemon import make_pager_place, make_pager_watch
+from agentd.monitors import make_pager_place, make_pager_watch
 from agentd.pager.client import PagerClient
 from agentd.wire.pager import Listen
 from tests.fakes.daemon import RunningDaemon, make_settings, running_daemon, until

@@ -16,7 +16,7 @@ from typing import Any
 
 from agentd.vmm.cgroup import CgroupTree
 from agentd.vmm.cloud_hypervisor import CloudHypervisor, CloudHypervisorSettings
-from agentd.vmm.cloud_hypervisor_offload import OffloadServer
+from agentd.vmm.paging import Paging
 
 _PROGRAM = Path(__file__).with_name("cloud_hypervisor_process.py")
 _LAUNCHER = r"""
@@ -82,7 +82,7 @@ class StandIn:
         vms_dir: Path,
         installation: str,
         cgroups: CgroupTree | None = None,
-        offload: OffloadServer | None = None,
+        paging: Paging | None = None,
         **settings: Any,
     ) -> CloudHypervisor:
         """The product's driver of it."""
@@ -96,4 +96,4 @@ class StandIn:
             user_of=lambda _vm_id: None,
         )
         wish = replace(usual, **settings)
-        return CloudHypervisor(wish, cgroups or CgroupTree(None), offload=offload)
+        return CloudHypervisor(wish, cgroups or CgroupTree(None), paging=paging)

@@ -21,6 +21,7 @@ OK, ERROR = 1, 2
 FAULT_ROLE = 2
 HEADER = struct.Struct("<H6xQ")
 RANGE = struct.Struct("<QQ")
+PAGE = 4096
 _PAGES = 3  # that a guest touches
 
 
@@ -76,17 +77,23 @@ class _Receiver:
             raise ValueError(f"command {command} is not for now")
 
     async def _restore(self, length: int) -> None:
-        """The connection for faults comes before the state is read."""
+        """The connection for faults comes before the state is read, and with it the first request
+        of what fills memory in the background; if that is refused, only the guest asks.
+        """
         faults, _ = await asyncio.get_running_loop().sock_accept(self._listener)
-        with faults:
-            faults.setblocking(False)
-            (role,) = struct.unpack("<H", await _exactly(faults, 2))
-            if role != FAULT_ROLE:
-                raise ValueError(f"role {role} is none")
-            state = json.loads(await _exactly(self._peer, length))
-            assert state["snapshots"], "the state is that of a snapshot"
-            self._map()
-            await self._touch(faults)
+        faults.setblocking(False)
+        (role,) = struct.unpack("<H", await _exactly(faults, 2))
+        if role != FAULT_ROLE:
+            raise ValueError(f"role {role} is none")
+        self._map()
+        sweeps = await self._has_page(faults, self._vmm.memory.regions[0].gpa)
+        state = json.loads(await _exactly(self._peer, length))
+        assert state["snapshots"], "the state is that of a snapshot"
+        await self._touch(faults, all_pages=sweeps)
+        if sweeps:
+            faults.close()
+        else:
+            self._vmm.pages_by = faults  # for as long as this process lives
         self._run()
 
     def _map(self) -> None:
@@ -101,16 +108,18 @@ class _Receiver:
                 Region(mapping["gpa"], size, mapping["zone_id"], 0, True, False, memory, fd)
             )
 
-    async def _touch(self, faults: socket.socket) -> None:
-        """As a guest does: page by page, each asked for."""
+    async def _touch(self, faults: socket.socket, *, all_pages: bool) -> None:
+        """Page by page, each asked for: what a guest does, or what fills its memory."""
         for region in self._vmm.memory.regions:
-            for page in range(_PAGES):
-                request = HEADER.pack(FAULT, RANGE.size)
-                request += RANGE.pack(region.gpa + page * 4096, 4096)
-                await asyncio.get_running_loop().sock_sendall(faults, request)
-                status, _ = HEADER.unpack(await _exactly(faults, HEADER.size))
-                if status != OK:
+            for page in range(region.size // PAGE if all_pages else _PAGES):
+                if not await self._has_page(faults, region.gpa + page * PAGE):
                     raise ValueError("a page was refused")
+
+    async def _has_page(self, faults: socket.socket, gpa: int) -> bool:
+        request = HEADER.pack(FAULT, RANGE.size) + RANGE.pack(gpa, PAGE)
+        await asyncio.get_running_loop().sock_sendall(faults, request)
+        status, _ = HEADER.unpack(await _exactly(faults, HEADER.size))
+        return bool(status == OK)
 
     def _run(self) -> None:
         vmm = self._vmm

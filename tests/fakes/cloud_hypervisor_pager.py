@@ -1,7 +1,7 @@
-"""A page server that gives Cloud Hypervisors their memory: the sender of its local protocol.
+"""A page server that gives Cloud Hypervisors their memory: the sender of their local protocol.
 
-Implements `agentd.vmm.cloud_hypervisor_offload.OffloadServer`; by hand, so that the driver is not
-tested against its own page server.
+Implements what the driver uses of `agentd.pager.client.Pager`, by hand: so the driver is tried out
+against another page server than its own.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import os
 import socket
 import struct
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from agentd.errors import ErrorCode, PeerError
-from agentd.vmm.cloud_hypervisor_offload import Offer
+from agentd.errors import ErrorCode, PeerError, TransientError
+from agentd.wire.pager import Listen, OffloadRestore, OffloadSave, Recording, Serving, Stats
 
 START, CONFIG, STATE, MEMORY_FD, PAUSED, FAULT = 1, 2, 3, 7, 8, 9
 OK = 1
@@ -25,26 +26,52 @@ RANGE = struct.Struct("<QQ")
 
 @dataclass
 class FakePager:
-    """offers: so far. forgotten: ids. gives_up: hang up before the state. faults: pages served."""
+    """offers: so far. forgotten: ids. refuses: takes no order. gives_up: hang up before the state.
+    faults: pages served. recorded: ids whose record was asked for.
+    """
 
+    refuses: bool = False
     gives_up: bool = False
-    offers: list[Offer] = field(default_factory=list)
+    offers: list[OffloadRestore] = field(default_factory=list)
+    recorded: list[str] = field(default_factory=list)
+    giving: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     forgotten: list[str] = field(default_factory=list)
     faults: int = 0
     serving: set[asyncio.Task[None]] = field(default_factory=set)
 
-    async def offer(self, offer: Offer) -> None:
-        self.offers.append(offer)
-        try:
-            await self._give(offer)
-        except (OSError, AssertionError) as exc:
-            raise PeerError(ErrorCode.VMM_FAILED, f"giving {offer.vm_id} memory: {exc}") from exc
+    async def offload(self, order: OffloadRestore | OffloadSave) -> None:
+        assert isinstance(order, OffloadRestore)
+        if self.refuses:
+            raise TransientError(ErrorCode.NODE_FULL, "no descriptors are left")
+        self.offers.append(order)
+        self.giving[order.vm] = asyncio.create_task(self._give(order))
 
-    async def _give(self, offer: Offer) -> None:
+    async def wait(self, vm_id: str, *, deadline_s: float) -> Serving:
+        try:
+            async with asyncio.timeout(deadline_s):
+                await asyncio.shield(self.giving[vm_id])
+        except (OSError, AssertionError) as exc:
+            raise PeerError(ErrorCode.VMM_FAILED, f"giving {vm_id} memory: {exc}") from exc
+        return Serving(
+            vm=vm_id, pid=0, method="demand", why="", regions=1, pages=0, prefetched=0,
+            kept_by="nobody",
+        )  # fmt: skip
+
+    async def end_recording(self, vm_id: str, *, deadline_s: float) -> Recording:
+        self.recorded.append(vm_id)
+        return Recording(touches=self.faults, written=0)
+
+    async def listen(self, order: Listen) -> None:
+        raise AssertionError("Cloud Hypervisor hands nothing over")
+
+    async def stats(self) -> Stats:
+        raise AssertionError("no driver asks for these")
+
+    async def _give(self, offer: OffloadRestore) -> None:
         peer = await _call(offer)
         with peer:
             await _ask(peer, START, b"")
-            config = offer.config.read_bytes()
+            config = _read(offer.config)
             slots = await self._give_memory(peer, config)
             await _ask(peer, CONFIG, config)
             if self.gives_up:
@@ -55,11 +82,14 @@ class FakePager:
             serving = asyncio.create_task(self._serve(faults, slots, offer))
             self.serving.add(serving)
             serving.add_done_callback(self.serving.discard)
-            await _ask(peer, STATE, offer.state.read_bytes())
+            await _ask(peer, STATE, _read(offer.state))
             await _ask(peer, PAUSED, b"")
 
     async def forget(self, vm_id: str) -> None:
         self.forgotten.append(vm_id)
+        if giving := self.giving.get(vm_id):
+            giving.cancel()
+            await asyncio.wait({giving})
 
     async def _give_memory(self, peer: socket.socket, config: bytes) -> list[dict[str, Any]]:
         """Empty memory for each slot."""
@@ -76,7 +106,9 @@ class FakePager:
             await _answer(peer)
         return list(mappings)
 
-    async def _serve(self, sock: socket.socket, slots: list[dict[str, Any]], offer: Offer) -> None:
+    async def _serve(
+        self, sock: socket.socket, slots: list[dict[str, Any]], offer: OffloadRestore
+    ) -> None:
         """Fill what is asked for, until the monitor hangs up."""
         image = os.open(offer.image, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -94,18 +126,22 @@ class FakePager:
             _close(slots)
 
 
+def _read(path: str) -> bytes:
+    return Path(path).read_bytes()
+
+
 def _close(slots: list[dict[str, Any]]) -> None:
     for slot in slots:
         os.close(slot["fd"])
 
 
-async def _call(offer: Offer) -> socket.socket:
+async def _call(offer: OffloadRestore) -> socket.socket:
     """The monitor begins to listen a moment after it was told to."""
     while True:
         sock = socket.socket(socket.AF_UNIX)
         sock.setblocking(False)
         try:
-            await asyncio.get_running_loop().sock_connect(sock, str(offer.socket))
+            await asyncio.get_running_loop().sock_connect(sock, offer.socket)
         except (FileNotFoundError, ConnectionRefusedError):
             sock.close()
             await asyncio.sleep(0.005)

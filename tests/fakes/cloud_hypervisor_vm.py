@@ -46,6 +46,7 @@ class Vmm:
         self.channel: socket.socket | None = None
         self.console: socket.socket | None = None
         self.console_fd = -1
+        self.pages_by: socket.socket | None = None
         self._emit = emit
         self._on_change = on_change
 

@@ -16,9 +16,9 @@ from typing import Any
 
 from agentd.vmm.cgroup import CgroupTree
 from agentd.vmm.firecracker import Firecracker
-from agentd.vmm.firecracker_paging import Paging
 from agentd.vmm.firecracker_spawn import FirecrackerSettings
 from agentd.vmm.firecracker_versions import probe_program
+from agentd.vmm.paging import Paging
 
 _PROGRAM = Path(__file__).with_name("firecracker_process.py")
 _LAUNCHER = r"""

@@ -18,7 +18,7 @@ from agentd.store.loaded import LoadedTemplate
 from agentd.units import MIB
 from agentd.vmm.cgroup import CgroupTree
 from agentd.vmm.firecracker import Firecracker
-from agentd.vmm.firecracker_paging import Paging
+from agentd.vmm.paging import Paging
 from agentd.vmm.vmm import BootSpec, Checkpoint, ForkSpec, Started
 from agentd.warmfork.channel import GuestChannel
 from agentd.warmfork.execution import execute

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from agentd.daemon import make_vmm
 from agentd.errors import ConfigError, ErrorCode, SnapStartError
+from agentd.monitors import make_vmm
 from agentd.settings import Settings
 from agentd.vmm.absent import AbsentVmm
 from agentd.vmm.vmm import BootSpec, VmRecord

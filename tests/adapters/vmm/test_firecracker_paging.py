@@ -16,11 +16,11 @@ import pytest
 from agentd.errors import ErrorCode, PeerError, PermanentError, TransientError
 from agentd.pager.client import PagerClient
 from agentd.pager.places import own_binary
-from agentd.pager.working_sets import WorkingSets
+from agentd.pager.working_sets import WorkingSets, image_digest
 from agentd.store.loaded import LoadedTemplate
-from agentd.vmm.firecracker_memory import image_digest
-from agentd.vmm.firecracker_paging import Paging
+from agentd.vmm.paging import Paging
 from agentd.vmm.vmm import Started
+from tests.adapters.vmm.page_server import PageServer, why_not
 from tests.conftest import open_fds
 from tests.fakes.firecracker import StandIn, build_launcher
 from tests.fakes.firecracker_world import World, run, talking
@@ -314,44 +314,6 @@ async def test_a_fork_that_is_cancelled_anywhere_is_forgotten(
 
 
 # -- the real one ---------------------------------------------------------------------------------
-
-
-def why_not() -> str:
-    """Why the real page server cannot be tried here."""
-    if not own_binary().exists():
-        return "snap-pager is not built: `make native`"
-    return "" if os.geteuid() == 0 else "userfaultfd needs root here"
-
-
-class PageServer:
-    """snap-pager, killed and begun again at will; its journal is on a tmpfs."""
-
-    def __init__(self, root: Path) -> None:
-        self.control = root / "pager.sock"
-        self._journal = Path(tempfile.mkdtemp(prefix="fc-pager-", dir="/dev/shm"))
-        self._log = root / "pager.log"
-        self._process: asyncio.subprocess.Process | None = None
-
-    async def start(self) -> None:
-        argv = ["--control", str(self.control), "--journal", str(self._journal)]
-        with self._log.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                own_binary(), "serve", *argv, stderr=log
-            )
-        await PagerClient(self.control).hello()
-
-    async def kill(self) -> None:
-        assert self._process is not None
-        self._process.kill()
-        await self._process.wait()
-
-    async def __aenter__(self) -> PageServer:
-        await self.start()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.kill()
-        shutil.rmtree(self._journal)
 
 
 async def write_image(world: World, template: LoadedTemplate) -> None:

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from agentd import native
-from agentd.daemon import make_qemu
 from agentd.engine.engine import Engine, Outside
 from agentd.engine.plans import least_memory_mib
 from agentd.engine.session import EndReason
 from agentd.engine.session_orders import OwnSession
 from agentd.image import Image
+from agentd.monitors import make_qemu
 from agentd.providers.driver import SnapshotDriver
 from agentd.providers.local import POD_UID, LocalDriver
 from agentd.settings import Settings

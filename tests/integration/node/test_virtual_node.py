@@ -16,8 +16,8 @@ import aiohttp
 import psutil
 import pytest
 
-from agentd.daemon import make_qemu
 from agentd.image import Image
+from agentd.monitors import make_qemu
 from agentd.settings import Settings, load_settings
 from controlplane.api import names
 from controlplane.kube.resource import PODS

@@ -16,8 +16,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from msgspec import to_builtins
+
 from agentd import native
 from agentd.image import Image, load_image
+from agentd.pager.client import PagerClient
+from agentd.pager.working_sets import WorkingSets
 from agentd.store.copier import CHUNK_BYTES, HASH_ONLY
 from agentd.store.loaded import LoadedTemplate
 from agentd.store.seal import SealRequest
@@ -27,9 +31,10 @@ from agentd.vmm.cgroup import CgroupTree
 from agentd.vmm.choose import choose_user
 from agentd.vmm.cloud_hypervisor import CloudHypervisor, CloudHypervisorSettings
 from agentd.vmm.cloud_hypervisor_restore import private_bytes
-from agentd.vmm.cloud_hypervisor_versions import RestoreMode
+from agentd.vmm.cloud_hypervisor_versions import SHARING, RestoreMode
 from agentd.vmm.guest import synchronise
 from agentd.vmm.host import read_host_facts
+from agentd.vmm.paging import Paging
 from agentd.vmm.qemu_argv import KVM
 from agentd.vmm.vmm import BootSpec, ForkSpec, Started, Vm
 from agentd.warmfork import services
@@ -40,6 +45,8 @@ from agentd.wire import manifest as wire
 from agentd.wire.guest import ExecuteRequest
 
 BINARY = "/usr/bin/cloud-hypervisor"
+PAGER = Path("/opt/snap-pager")
+CONTROL = Path("/run/pager.sock")
 IMAGE = Path("/opt/guest-image")
 VMS = Path("/run/snapstart/vms")
 DATA = Path("/var/lib/snapstart")
@@ -83,11 +90,15 @@ class Lab:
             user_of=choose_user(1_900_000_000, host, os.geteuid(), KVM),
         )
         self.cgroups = CgroupTree.find(self.settings.installation)
-        self.driver = self.open()
+        self.client = PagerClient(CONTROL)
+        self.sets = WorkingSets(PAGER, 1 << 15, 1, tell)
+        self.driver = self.open(can_fault=True)
 
     def open(self, **settings: Any) -> CloudHypervisor:
-        """Another driver of the same machines."""
-        return CloudHypervisor(replace(self.settings, **settings), self.cgroups)
+        """Another driver of the same machines, with the page server."""
+        paging = Paging(self.client, self.sets, DATA / "templates")
+        wish = replace(self.settings, **settings)
+        return CloudHypervisor(wish, self.cgroups, paging=paging)
 
     @staticmethod
     def run_dir() -> tuple[str, Path]:
@@ -95,6 +106,11 @@ class Lab:
         path = VMS / vm_id
         path.mkdir(mode=0o700, parents=True)
         return vm_id, path
+
+
+def tell(event: str, /, **details: Any) -> None:
+    """To the console, for whoever reads it."""
+    print(f"drive: {time.monotonic():.1f} {event} {details or ''}", flush=True)
 
 
 async def channel_of(vm: Vm) -> GuestChannel:
@@ -190,12 +206,41 @@ async def modes(lab: Lab, template: LoadedTemplate, report: dict[str, Any]) -> N
     spoiled: set[RestoreMode] = set()
     for mode in (RestoreMode.MAPPED, RestoreMode.ON_DEMAND, RestoreMode.COPY):
         driver = lab.open(can_fault=True, user_of=lambda _vm_id: None)
-        driver._restorer._spoiled |= spoiled
+        driver._restorer._spoiled |= spoiled | {RestoreMode.OFFLOAD}
         async with session(lab, driver, template) as (started, channel):
             report["modes"][mode.value] = await describe(started, channel)
         driver.close()
         spoiled.add(mode)
-        print(f"drive: {time.monotonic():.1f} mode {mode} is over", flush=True)
+        tell(f"mode {mode} is over")
+
+
+async def offload(lab: Lab, template: LoadedTemplate, report: dict[str, Any]) -> None:
+    """A clone that is recorded, one with what was recorded, of users of their own."""
+    os.chmod("/dev/userfaultfd", 0o666)  # as a machine's user has to be let
+    driver = lab.open(can_fault=True)
+    driver._restorer._spoiled |= SHARING
+    for _ in range(2):
+        async with session(lab, driver, template) as (started, channel):
+            said = await describe(started, channel)
+            stats = await lab.client.stats(deadline_s=PATIENCE_S)
+            (facts,) = [one for one in stats.machines if one.vm == started.vm.record.vm_id]
+            report["offloads"].append({**said, "served": to_builtins(facts)})
+        tell("an offload is over")
+        await until_merged()
+    await driver.finish()
+    driver.close()
+
+
+async def until_merged() -> None:
+    """Wait for the working set, which one record makes."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not is_merged():  # noqa: ASYNC110 - another process makes it
+            await asyncio.sleep(0.1)
+
+
+def is_merged() -> bool:
+    """Whether the template has a working set."""
+    return bool(list(DATA.glob("templates/*/pages/*.set")))
 
 
 async def forks(lab: Lab, template: LoadedTemplate, report: dict[str, Any]) -> None:
@@ -240,22 +285,34 @@ def is_memory_as_sealed(template: LoadedTemplate) -> bool:
     return copied.chunk_hashes == memory.chunk_hashes
 
 
+async def serve_pages(lab: Lab) -> None:
+    """Have a page server, with a supervisor that keeps what it holds."""
+    os.mkdir("/run/pager", 0o700)
+    argv = ["supervise", "--control", str(CONTROL), "--journal", "/run/pager"]
+    await asyncio.create_subprocess_exec(PAGER, *argv)
+    await lab.client.hello(deadline_s=PATIENCE_S)
+
+
 async def exercise(report: dict[str, Any]) -> None:
     """All of it; the report grows on the way, so that a failure shows how far it came."""
     lab = Lab()
     lab.driver.check()
     report["version"] = lab.version
+    report["can_offload"] = lab.driver._is_to_be_shared()
+    await serve_pages(lab)
     image = load_image(str(IMAGE), Path("/tmp"))
     os.makedirs(DATA, mode=0o700)
     with TemplateStore(DATA, owner="inside", copier=native.copy_memory) as store:
         template = await build(lab, image, store, report)
         report["data_bytes"] = template.manifest.memory.data_bytes
-        print(f"drive: {time.monotonic():.1f} the template is over", flush=True)
+        tell("the template is over")
         await forks(lab, template, report)
-        print(f"drive: {time.monotonic():.1f} the forks are over", flush=True)
+        tell("the forks are over")
         await modes(lab, template, report)
+        if report["can_offload"]:
+            await offload(lab, template, report)
         await reset(lab, image, report)
-        print(f"drive: {time.monotonic():.1f} the reset is over", flush=True)
+        tell("the reset is over")
         report["is_memory_as_sealed"] = is_memory_as_sealed(template)
         template.close()
     report["left"] = {
@@ -269,7 +326,12 @@ async def exercise(report: dict[str, Any]) -> None:
 def main() -> None:
     """Print the report, whatever happens."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    report: dict[str, Any] = {"kernel": os.uname().release, "forks": [], "modes": {}}
+    report: dict[str, Any] = {
+        "kernel": os.uname().release,
+        "forks": [],
+        "modes": {},
+        "offloads": [],
+    }
     try:
         asyncio.run(exercise(report))
     except BaseException as exc:

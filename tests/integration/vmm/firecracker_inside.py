@@ -32,10 +32,10 @@ from agentd.vmm.cgroup import CgroupTree
 from agentd.vmm.choose import choose_user
 from agentd.vmm.feature_gate import name_host
 from agentd.vmm.firecracker import Firecracker
-from agentd.vmm.firecracker_paging import Paging
 from agentd.vmm.firecracker_spawn import FirecrackerSettings
 from agentd.vmm.firecracker_versions import probe_program
 from agentd.vmm.host import read_host_facts
+from agentd.vmm.paging import Paging
 from agentd.vmm.qemu_argv import KVM
 from agentd.vmm.vmm import BootSpec, ForkSpec, Started
 from agentd.warmfork import services

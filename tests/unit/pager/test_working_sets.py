@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from agentd.pager.working_sets import (
     Found,
     Source,
+    image_digest,
     is_to_be_merged,
     is_to_be_recorded,
     sort_files,
 )
+from tests.unit.store.samples import MANIFEST
 
 DIGEST, OTHER = "ab" * 32, "cd" * 32
 
@@ -82,3 +85,16 @@ def test_files_are_in_the_templates_directory_under_its_digest() -> None:
     source = Source(Path("/t/py"), Path("/t/py/memory"), DIGEST)
     assert source.working_set == Path("/t/py/pages") / f"{DIGEST}.set"
     assert source.record("s-1") == Path("/t/py/pages") / f"{DIGEST}.s-1.record"
+
+
+def test_every_memory_has_a_digest_of_its_own() -> None:
+    memory = MANIFEST.memory
+    others = [
+        msgspec.structs.replace(memory, size_bytes=memory.size_bytes + 4096),
+        msgspec.structs.replace(memory, chunk_hashes=memory.chunk_hashes[::-1]),
+        msgspec.structs.replace(memory, chunk_hashes=memory.chunk_hashes[:1]),
+        msgspec.structs.replace(memory, chunk_hashes=("".join(memory.chunk_hashes),)),
+    ]
+    digests = {image_digest(one) for one in (memory, *others)}
+    assert len(digests) == 5
+    assert all(len(digest) == 64 and int(digest, 16) >= 0 for digest in digests)

@@ -59,12 +59,13 @@ def test_copying_is_not_named_because_old_versions_do_nothing_else(snapshot: Sna
 def test_a_page_server_sends_what_a_migration_would(snapshot: Snapshot) -> None:
     plan = plan_restore(snapshot, RestoreMode.OFFLOAD, V53)
     assert plan.order is None
-    said = json.loads(plan.files["migration.json"])
+    assert plan.files == {}, "what is sent is none of the machine's files"
+    said = json.loads(plan.sent["migration.json"])
     assert said["vm_config"] == plan.config
     assert said["vm_config"]["memory"]["zones"][0]["shared"] is True
     assert said["common_cpuid"] == []
     assert said["memory_manager_data"]["guest_ram_mappings"][0]["gpa"] == 0
-    assert plan.files["migration-state.json"] == snapshot.state
+    assert plan.sent["migration-state.json"] == snapshot.state
 
 
 @pytest.mark.parametrize("state", [b"{}", b"[]", b'{"snapshot_data":{"state":"{}"}}', b"x"])

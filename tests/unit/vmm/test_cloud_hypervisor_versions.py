@@ -11,6 +11,7 @@ from agentd.vmm.cloud_hypervisor_versions import (
     RestoreFacts,
     RestoreMode,
     Version,
+    can_offload,
     choose_restore,
     has_shared,
     keeps_console,
@@ -18,11 +19,13 @@ from agentd.vmm.cloud_hypervisor_versions import (
 )
 
 EVERYTHING = RestoreFacts(
-    version=Version(54), is_shared=True, can_map=True, has_server=True, can_fault=True
+    version=Version(54), is_shared=True, can_map=True, has_pages=True, can_fault=True
 )
 NOTHING = RestoreFacts(
-    version=Version(48), is_shared=False, can_map=False, has_server=False, can_fault=False
+    version=Version(48), is_shared=False, can_map=False, has_pages=False, can_fault=False
 )
+# What is left to decide where nothing can be mapped.
+UNMAPPED = replace(EVERYTHING, version=Version(53), can_map=False)
 
 
 @pytest.mark.parametrize(
@@ -52,12 +55,14 @@ def test_releases_are_ordered_and_printed_as_their_notes_count_them() -> None:
 @pytest.mark.parametrize(
     ("facts", "mode"),
     [
-        (EVERYTHING, RestoreMode.OFFLOAD),
-        (replace(EVERYTHING, is_shared=False), RestoreMode.COPY_ON_WRITE),
-        (replace(EVERYTHING, has_server=False), RestoreMode.COPY_ON_WRITE),
-        (replace(EVERYTHING, version=Version(53)), RestoreMode.OFFLOAD),
-        (replace(EVERYTHING, version=Version(52)), RestoreMode.MAPPED),
+        (EVERYTHING, RestoreMode.COPY_ON_WRITE),
+        (replace(EVERYTHING, version=Version(53)), RestoreMode.MAPPED),
         (replace(NOTHING, can_map=True), RestoreMode.MAPPED),
+        (UNMAPPED, RestoreMode.OFFLOAD),
+        (replace(UNMAPPED, is_shared=False), RestoreMode.ON_DEMAND),
+        (replace(UNMAPPED, has_pages=False), RestoreMode.ON_DEMAND),
+        (replace(UNMAPPED, version=Version(52)), RestoreMode.ON_DEMAND),
+        (replace(UNMAPPED, can_fault=False), RestoreMode.COPY),
         (replace(NOTHING, can_fault=True, version=Version(52)), RestoreMode.ON_DEMAND),
         (replace(NOTHING, can_fault=True, version=Version(51, 2)), RestoreMode.COPY),
         (replace(NOTHING, version=Version(53)), RestoreMode.COPY),
@@ -65,11 +70,13 @@ def test_releases_are_ordered_and_printed_as_their_notes_count_them() -> None:
     ],
     ids=[
         "everything",
-        "memory_that_is_not_shared",
-        "no_page_server",
-        "v53_with_a_page_server",
-        "v52_has_no_offload",
+        "v53_has_no_mapping_of_its_own",
         "v48_can_map",
+        "a_page_server_that_knows_what_clones_touch",
+        "memory_that_is_not_shared",
+        "a_page_server_that_knows_nothing",
+        "v52_has_no_offload",
+        "offload_takes_a_userfaultfd",
         "v52_on_demand",
         "v51_would_ignore_on_demand",
         "no_userfaultfd",
@@ -80,6 +87,14 @@ def test_the_best_way_that_is_possible_is_chosen(facts: RestoreFacts, mode: Rest
     choice = choose_restore(facts)
     assert choice.mode is mode
     assert choice.why
+
+
+def test_pages_that_v53_would_take_from_huge_ones_are_not_left_to_it() -> None:
+    """It takes what the kernel has there for what the page server wrote."""
+    huge = replace(UNMAPPED, has_huge=True)
+    assert choose_restore(huge).mode is RestoreMode.ON_DEMAND
+    assert not can_offload(huge)
+    assert can_offload(replace(huge, version=Version(54)))
 
 
 def test_modes_that_did_not_keep_their_promise_are_passed_over_down_to_copying() -> None:

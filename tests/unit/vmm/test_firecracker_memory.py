@@ -5,16 +5,13 @@ from __future__ import annotations
 import struct
 from dataclasses import replace
 
-import msgspec
 import pytest
 
 from agentd.vmm.firecracker_memory import (
     MemoryFacts,
     choose_backend,
-    image_digest,
     parse_recall,
 )
-from tests.unit.store.samples import MANIFEST
 
 BEST = MemoryFacts(
     has_server=True, can_fault=True, is_recorded=False, has_set=True, recall=0.9, is_warm=True
@@ -42,19 +39,6 @@ def test_the_back_end_follows_ability_cache_and_coverage(
     choice = choose_backend(replace(BEST, **changes))  # type: ignore[arg-type]
     assert choice.backend == backend
     assert words in choice.why
-
-
-def test_every_memory_has_a_digest_of_its_own() -> None:
-    memory = MANIFEST.memory
-    others = [
-        msgspec.structs.replace(memory, size_bytes=memory.size_bytes + 4096),
-        msgspec.structs.replace(memory, chunk_hashes=memory.chunk_hashes[::-1]),
-        msgspec.structs.replace(memory, chunk_hashes=memory.chunk_hashes[:1]),
-        msgspec.structs.replace(memory, chunk_hashes=("".join(memory.chunk_hashes),)),
-    ]
-    digests = {image_digest(one) for one in (memory, *others)}
-    assert len(digests) == 5
-    assert all(len(digest) == 64 and int(digest, 16) >= 0 for digest in digests)
 
 
 def head(
