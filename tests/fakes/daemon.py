@@ -82,9 +82,9 @@ class RunningDaemon:
             data = await answer.read()
             return answer.status, (msgspec.json.decode(data) if data else None)
 
-    async def template(self, name: str = "py") -> dict[str, Any]:
+    async def template(self, name: str = "py", memory_mib: int = 1) -> dict[str, Any]:
         """Build a template, wait until it is settled."""
-        body = {"name": name, "image": str(self.image), "memory_mib": 1}
+        body = {"name": name, "image": str(self.image), "memory_mib": memory_mib}
         status, _ = await self.call("POST", "/v1/templates", body)
         assert status == 202
         while True:
@@ -130,17 +130,22 @@ async def running_daemon(
     root: Path,
     watchers: Iterable[Tracer] = (),
     environ: Mapping[str, str] | None = None,
+    open_vmm: Callable[[Settings, str], Any] | None = None,
     **changes: Any,
 ) -> AsyncIterator[RunningDaemon]:
-    """Serve below a directory until the block ends; a second one finds what the first left."""
+    """Serve below a directory until the block ends; a second one finds what the first left.
+
+    open_vmm: makes the monitor; None for one whose machines are fakes.
+    """
     settings = make_settings(root, **changes)
     image = root / "image"
     if not image.exists():
         make_image(image)
-    vmms: list[FakeVmm] = []
+    vmms: list[Any] = []
 
-    def make_vmm(made: Settings, installation: str) -> FakeVmm:
-        vmms.append(FakeVmm(installation, made.run_dir / "vms"))
+    def make_vmm(made: Settings, installation: str) -> Any:
+        make = open_vmm or _open_fake
+        vmms.append(make(made, installation))
         return vmms[0]
 
     ready = asyncio.Event()
@@ -166,6 +171,10 @@ async def running_daemon(
     finally:
         parts.stop.set()
         await task
+
+
+def _open_fake(settings: Settings, installation: str) -> FakeVmm:
+    return FakeVmm(installation, settings.run_dir / "vms")
 
 
 class _Ready:
