@@ -5,6 +5,7 @@ A test compares the pages that are committed with what this makes of the code as
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -212,11 +213,40 @@ def _type(field: Mapping[str, Any]) -> str:
     return f"{shown}, default {code(str(field['default']))}" if "default" in field else shown
 
 
+# -- chart ----------------------------------------------------------------------------------------
+
+
+def chart_page() -> str:
+    """Every value of the chart, out of values.yaml and the comments above each."""
+    text = (ROOT / "deploy" / "helm" / "snapstart" / "values.yaml").read_text()
+    rows = ((code(name), code(default), comment) for name, default, comment in chart_values(text))
+    intro = "What [the chart](../helm.md) takes: `--set NAME=VALUE`, or a file of yours."
+    return page("Values of the chart", intro, [table(("value", "default", "meaning"), rows)])
+
+
+def chart_values(text: str) -> Iterator[tuple[str, str, str]]:
+    """Name, default, comment of each value; a map below which nothing is explained is one value."""
+    path: list[str] = []
+    comment: list[str] = []
+    for line in text.splitlines():
+        bare, depth = line.strip(), (len(line) - len(line.lstrip())) // 2
+        if bare.startswith("#"):
+            comment.append(bare.lstrip("# "))
+            continue
+        name, _, default = bare.partition(":")
+        if bare and not bare.startswith("-") and re.fullmatch(r"[A-Za-z]+", name):
+            path[depth:] = [name]
+            if default.strip() or comment:
+                yield ".".join(path), default.strip(), " ".join(comment)
+        comment = []
+
+
 MAKERS: Final[Mapping[str, Callable[[], str]]] = {
     "metrics.md": metrics_page,
     "configuration.md": configuration_page,
     "cli.md": cli_page,
     "crds.md": crds_page,
+    "chart.md": chart_page,
 }
 
 

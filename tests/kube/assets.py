@@ -37,6 +37,21 @@ AGENTCUBE_RECIPE = Recipe(
     source=AGENTCUBE,
     copies=("manifests/charts/base/crds/*.yaml",),
 )
+HELM_RECIPE = Recipe(
+    name="helm",
+    module=MODULES / "helm",
+    package="helm.sh/helm/v3/cmd/helm",
+    program="helm",
+)
+PROMETHEUS_RECIPE = Recipe(
+    name="prometheus-operator",
+    module=MODULES / "prometheus-operator",
+    source="github.com/prometheus-operator/prometheus-operator",
+    copies=(
+        "example/prometheus-operator-crd/*_servicemonitors.yaml",
+        "example/prometheus-operator-crd/*_prometheusrules.yaml",
+    ),
+)
 
 
 def sandbox_recipe(version: SandboxVersion) -> Recipe:
@@ -110,12 +125,22 @@ class Assets:
         folder = self._builder.obtain(AGENTCUBE_RECIPE)
         return folder / "manifests" / "manifests" / "charts" / "base" / "crds"
 
+    def helm(self) -> Path:
+        """Helm 3. Raises: NoClusterError."""
+        found = named_by_environment("helm", self._env)
+        return found or self._builder.obtain(HELM_RECIPE) / "helm"
+
+    def prometheus_crds(self) -> Path:
+        """The folder with the CRDs of ServiceMonitor and PrometheusRule. Raises: NoClusterError."""
+        folder = self._builder.obtain(PROMETHEUS_RECIPE)
+        return folder / "manifests" / "example" / "prometheus-operator-crd"
+
 
 def obtain_all(assets: Assets) -> list[Path]:
     """Everything a whole cluster needs, built where it was not. Raises: NoClusterError."""
     found = [assets.part(name) for name in PARTS]
     found += [assets.sandbox(version).controller for version in SANDBOX_VERSIONS]
-    return [*found, assets.agentcube_crds()]
+    return [*found, assets.agentcube_crds(), assets.helm(), assets.prometheus_crds()]
 
 
 def main() -> int:

@@ -244,6 +244,13 @@ def test_the_manifests_are_what_the_settings_default_to() -> None:
     find("ServiceAccount", user.split(":")[-1], user.split(":")[-2])
 
 
+def of_its_pod(variable: dict[str, Any]) -> str:
+    """What a kubelet would put in."""
+    field = variable["valueFrom"]["fieldRef"]["fieldPath"]
+    told = {"metadata.namespace": NAMESPACE, "spec.nodeName": "node-a", "status.podIP": "10.0.0.7"}
+    return told[field]
+
+
 def test_the_agent_has_no_privileges_and_mounts_directories_not_sockets() -> None:
     pod = find("DaemonSet", "snapstart-agentd")["spec"]["template"]["spec"]
     assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
@@ -254,7 +261,7 @@ def test_the_agent_has_no_privileges_and_mounts_directories_not_sockets() -> Non
     host = [volume["hostPath"] for volume in pod["volumes"] if "hostPath" in volume]
     assert host
     assert all(path["type"].startswith("Directory") for path in host)
-    environ = {one["name"]: one.get("value", "node-a") for one in container["env"]}
+    environ = {one["name"]: one.get("value") or of_its_pod(one) for one in container["env"]}
     node = load_settings(None, environ, uid=0).node
     assert (node.enabled, node.virtual, node.name) == (True, False, "node-a")
     assert node.namespace == NAMESPACE
