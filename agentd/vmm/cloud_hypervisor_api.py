@@ -12,8 +12,8 @@ from agentd.errors import (
     PeerError,
     PermanentError,
     SnapStartError,
-    TransientError,
 )
+from agentd.vmm.host_lacks import host_lacks
 from agentd.vmm.http_socket import Answer, HttpSocket
 
 _ROOT: Final = "/api/v1/"
@@ -141,15 +141,6 @@ def parse_chain(body: bytes) -> list[str]:
     return [link.split(_TRACE)[0].strip()[:_SHOWN_CHARS] for link in chain]
 
 
-# The innermost reason of what the host lacks ends with the number of the error (Rust's io::Error).
-_LACKS: Final = {
-    "(os error 12)": ErrorCode.NO_MEMORY,
-    "(os error 23)": ErrorCode.NODE_FULL,
-    "(os error 24)": ErrorCode.NODE_FULL,
-    "(os error 27)": ErrorCode.DISK_FULL,
-    "(os error 28)": ErrorCode.DISK_FULL,
-    "(os error 122)": ErrorCode.DISK_FULL,
-}
 _CPU_DIFFERS: Final = "CPUID compatib"
 
 
@@ -163,10 +154,7 @@ def refusal(action: str, status: int, chain: list[str]) -> SnapStartError:
             message,
             hint="this host's CPU lacks what the template's had: build it again on this node",
         )
-    for mark, code in _LACKS.items():
-        if mark in text:
-            return TransientError(code, message, hint="end sessions or give the host more")
-    return PeerError(ErrorCode.VMM_FAILED, message)
+    return host_lacks(text, message) or PeerError(ErrorCode.VMM_FAILED, message)
 
 
 def _decoded(action: str, body: bytes, kind: type[T]) -> T:

@@ -95,6 +95,7 @@ class Restorer:
         while True:
             choice, pages = self._choose(clone, version, can_serve=can_serve)
             plan = plan_restore(clone.snapshot, choice.mode, version)
+            clone.served = self._claimed(clone, pages)
             try:
                 with _laid_out(clone.launch, plan):
                     if plan.order is not None:
@@ -139,17 +140,19 @@ class Restorer:
             spoiled=frozenset(self._spoiled),
         )
 
+    def _claimed(self, clone: CloneStart, pages: ForkPages) -> Served | None:
+        """A clone that the page server is to know of from here on, None if it is not."""
+        if self._paging is None or pages == ForkPages():
+            return None
+        source = self._paging.source(clone.template.manifest)
+        return Served(self._paging, source, clone.launch.vm_id, is_recorded=bool(pages.record))
+
     async def _has_served(self, clone: CloneStart, pages: ForkPages) -> bool:
         """Have the page server call the monitor, which is about to listen; whether it will."""
-        assert self._paging is not None
-        source = self._paging.source(clone.template.manifest)
-        served = Served(self._paging, source, clone.launch.vm_id, is_recorded=bool(pages.record))
-        order = offload_order(clone.launch, source, pages, clone.pid)
-        offering = self._paging.pager.offload(order)
-        if not await served.is_granted(offering, instead="what the monitor does itself"):
-            return False
-        clone.served = served
-        return True
+        assert clone.served is not None
+        order = offload_order(clone.launch, clone.served.source, pages, clone.pid)
+        offering = clone.served.paging.pager.offload(order)
+        return await clone.served.is_granted(offering, instead="what the monitor does itself")
 
     def _look(self, clone: CloneStart, choice: Choice) -> None:
         """Notice a clone that got memory of its own where it should share its template's."""
@@ -211,5 +214,5 @@ def _laid_out(launch: CloudLaunch, plan: Plan) -> Iterator[None]:
         for name, data in plan.sent.items():
             path = launch.run_dir / name
             write_file(None, path, data)
-            laid.callback(path.unlink)
+            laid.callback(path.unlink, missing_ok=True)
         yield

@@ -13,10 +13,10 @@ from agentd.errors import (
     PeerError,
     PermanentError,
     SnapStartError,
-    TransientError,
 )
 from agentd.vmm import firecracker_versions as versions
 from agentd.vmm.firecracker_versions import Version
+from agentd.vmm.host_lacks import host_lacks
 from agentd.vmm.http_socket import HttpSocket
 
 _SHOWN_CHARS: Final = 2000
@@ -167,15 +167,6 @@ def parse_fault(body: bytes) -> str:
         return body[:_SHOWN_CHARS].decode(errors="replace")
 
 
-# What the host lacks ends with the number of the error, as Rust's io::Error has it.
-_LACKS: Final = {
-    "(os error 12)": ErrorCode.NO_MEMORY,
-    "(os error 23)": ErrorCode.NODE_FULL,
-    "(os error 24)": ErrorCode.NODE_FULL,
-    "(os error 27)": ErrorCode.DISK_FULL,
-    "(os error 28)": ErrorCode.DISK_FULL,
-    "(os error 122)": ErrorCode.DISK_FULL,
-}
 # Of src/vmm/src/snapshot/mod.rs of Firecracker, SnapshotError.
 _SPOILT: Final = {
     "CRC64 validation failed": ErrorCode.TEMPLATE_CORRUPT,
@@ -188,9 +179,8 @@ _SPOILT: Final = {
 def refusal(action: str, status: int, fault: str) -> SnapStartError:
     """The error for what the monitor refused."""
     message = f"the monitor refused {action} ({status}): {fault}"
-    for mark, code in _LACKS.items():
-        if mark in fault:
-            return TransientError(code, message, hint="end sessions or give the host more")
+    if (lack := host_lacks(fault, message)) is not None:
+        return lack
     for mark, code in _SPOILT.items():
         if mark in fault:
             return PermanentError(code, message, hint="build the template again on this node")

@@ -1,14 +1,12 @@
 """A Firecracker whose machines are processes with a fake guest; see the modules beside.
 
 The driver starts it as it starts the real program: with the name of a machine in the place of the
-program's. An interpreter cannot be started so, hence a launcher in C.
+program's (`tests.fakes.launcher`).
 """
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -19,47 +17,14 @@ from agentd.vmm.firecracker import Firecracker
 from agentd.vmm.firecracker_spawn import FirecrackerSettings
 from agentd.vmm.firecracker_versions import probe_program
 from agentd.vmm.paging import Paging
+from tests.fakes.launcher import build
 
 _PROGRAM = Path(__file__).with_name("firecracker_process.py")
-_LAUNCHER = r"""
-#define _GNU_SOURCE
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
-int main(int argc, char **argv)
-{
-        char here[4096], *words[256];
-        ssize_t length = readlink("/proc/self/exe", here, sizeof(here) - 1);
-        int n = 0;
-        if (length < 0 || argc > 200)
-                return 127;
-        here[length] = '\0';
-        *strrchr(here, '/') = '\0';
-        setenv("PYTHONHOME", HOME, 1);
-        setenv("PYTHONDONTWRITEBYTECODE", "1", 1);
-        words[n++] = argv[0];
-        words[n++] = "-S";
-        words[n++] = PROGRAM;
-        words[n++] = here;
-        for (int i = 1; i < argc; i++)
-                words[n++] = argv[i];
-        words[n] = NULL;
-        execv(PYTHON, words);
-        return 127;
-}
-"""
 
 
 def build_launcher(directory: Path) -> Path:
     """Compile the program that looks like a Firecracker; returns its path."""
-    source, program = directory / "launcher.c", directory / "firecracker"
-    source.write_text(_LAUNCHER)
-    python = Path(sys.base_prefix, "bin", f"python3.{sys.version_info.minor}")
-    words = {"HOME": sys.base_prefix, "PROGRAM": str(_PROGRAM), "PYTHON": str(python)}
-    defines = [f'-D{name}="{value}"' for name, value in words.items()]
-    subprocess.run(["cc", "-O1", *defines, "-o", program, source], check=True)
-    return program
+    return build(directory / "firecracker", _PROGRAM)
 
 
 class StandIn:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from agentd.errors import PeerError
+from agentd.errors import PeerError, SnapStartError
 from agentd.pager.client import Pager, PagerClient
 from agentd.pager.places import own_binary
 from agentd.pager.working_sets import WorkingSets
@@ -23,7 +23,7 @@ from agentd.wire.pager import MachineStats
 from tests.adapters.vmm.page_server import PageServer, why_not
 from tests.conftest import open_fds
 from tests.fakes.cloud_hypervisor import build_launcher
-from tests.fakes.cloud_hypervisor_lab import Lab, Session, is_as_sealed
+from tests.fakes.cloud_hypervisor_lab import DEADLINE_S, Lab, Session, is_as_sealed
 from tests.fakes.cloud_hypervisor_pager import FakePager
 
 RECORDED = 2
@@ -169,6 +169,22 @@ async def test_a_page_server_that_takes_no_order_costs_a_fork_nothing(
         pager.refuses = False
         async with site.lab.session(template), site.lab.session(template):
             assert len(pager.offers) == RECORDED, "its record was given up"
+        await served(pager)
+
+
+async def test_a_start_that_fails_before_the_page_server_is_asked_gives_its_record_up(
+    site: Site, pager: FakePager
+) -> None:
+    async with site.template() as template:
+        for _ in range(RECORDED):
+            spec = site.lab.fork_spec()
+            (spec.run_dir / "migration.json").mkdir()
+            with pytest.raises(SnapStartError, match="exists"):
+                await site.lab.driver.fork(template, spec, deadline_s=DEADLINE_S)
+        assert pager.offers == []
+        async with site.lab.session(template):
+            (order,) = pager.offers
+            assert order.record
         await served(pager)
 
 
