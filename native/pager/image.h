@@ -61,7 +61,8 @@ static inline bool image_is_zero(const struct image *image, uint64_t page)
 }
 
 /* Returns whether @pages pages from @page on are in the page cache (mincore(2)): reading them will
- * not wait for a disk. At most 512 are looked at. */
+ * not wait for a disk. At most 512 are looked at. Where the kernel does not tell, they are not: a reader
+ * waits for them then. */
 bool image_is_resident(const struct image *image, uint64_t page, uint64_t pages);
 
 /* Returns 1 if page @page holds nothing but zeros, in a hole or not; 0 if not; or a negative errno if it cannot

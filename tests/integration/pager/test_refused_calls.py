@@ -1,0 +1,48 @@
+"""A page server whose system call filter refuses a call that it can do without."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.torture.programs import Programs
+
+from .service import PAGES, Service, service_of
+
+WITHOUT_MINCORE = Path(__file__).with_name("without_mincore.py")
+
+pytestmark = [
+    pytest.mark.timeout(180),
+    pytest.mark.skipif(os.geteuid() != 0, reason="userfaultfds of a guest's memory need root"),
+]
+
+
+@pytest.fixture
+async def service(programs: Programs, tmp_path: Path) -> AsyncIterator[Service]:
+    """Without mincore(2)."""
+    async with service_of(programs, tmp_path, has_keeper=False) as service:
+        wrapper = tmp_path / "pager"
+        wrapper.write_text(
+            f'#!/bin/sh\nexec {sys.executable} -I {WITHOUT_MINCORE} {programs.pager} "$@"\n'
+        )
+        wrapper.chmod(0o755)
+        service.host.program = wrapper
+        await service.begin()
+        yield service
+
+
+async def test_a_machine_gets_its_memory_though_nobody_tells_what_is_in_the_page_cache(
+    service: Service,
+) -> None:
+    """What cannot be asked for goes by a reader, once: neither the loop waits, nor the guest for
+    ever."""
+    assert "\nSeccomp:\t2\n" in Path(f"/proc/{service.host.pid}/status").read_text()
+    machine = await service.machine("a")
+    assert (await machine.say("random 300")).ok
+    said = await machine.say("verify")
+    assert (said.pages, said.wrong) == (PAGES, 0)
+    assert await service.reasons() == {}
