@@ -25,7 +25,7 @@ from agentd.store.loaded import LoadedTemplate
 from agentd.store.progress import Progress, Steps
 from agentd.store.seal import SealRequest
 from agentd.store.templates import TemplateStore
-from agentd.vmm.explain import add_console
+from agentd.vmm.explain import add_console, add_log, read_log_tail
 from agentd.vmm.vmm import BootSpec, Checkpoint, Vm, Vmm
 from agentd.warmfork.channel import GuestChannel
 from agentd.warmfork.services import fetch_status, take_baseline, within
@@ -250,12 +250,12 @@ class _Stages:
 
 @asynccontextmanager
 async def _explained(vm: Vm) -> AsyncIterator[None]:
-    """Let what a guest does wrong say what it wrote to its console last."""
+    """Let what a guest does wrong say what it and its monitor wrote last."""
     try:
         yield
     except PeerError as exc:
         if exc.code is not ErrorCode.GUEST_CONTAMINATED:
-            exc.message = add_console(exc.message, await vm.console_tail(deadline_s=1.0))
+            exc.message = await _add_last_words(exc.message, vm)
         raise
 
 
@@ -270,10 +270,9 @@ async def _unless_dead(vm: Vm, connecting: Coroutine[Any, Any, GuestChannel]) ->
             await asyncio.wait({doing})
         if not doing.cancelled() and doing.exception() is None:
             return doing.result()
-        console = await vm.console_tail(deadline_s=1.0)
         if death.done():
-            raise _not_warm(f"its machine ended ({death.result()})", console)
-        raise _not_warm(str(doing.exception()), console, code=_code_of(doing.exception()))
+            raise await _not_warm(vm, f"its machine ended ({death.result()})")
+        raise await _not_warm(vm, str(doing.exception()), code=_code_of(doing.exception()))
     finally:
         doing.cancel()
         death.cancel()
@@ -307,10 +306,18 @@ def _code_of(error: BaseException | None) -> ErrorCode:
     return ErrorCode.GUEST_PROTOCOL if is_babble else ErrorCode.GUEST_NOT_READY
 
 
-def _not_warm(what: str, console: str, *, code: ErrorCode = ErrorCode.GUEST_NOT_READY) -> PeerError:
+async def _add_last_words(message: str, vm: Vm) -> str:
+    """A failure with what monitor and guest wrote last, read before the machine's directory goes."""
+    said = add_log(message, read_log_tail(vm.record.run_dir))
+    return add_console(said, await vm.console_tail(deadline_s=1.0))
+
+
+async def _not_warm(
+    vm: Vm, what: str, *, code: ErrorCode = ErrorCode.GUEST_NOT_READY
+) -> PeerError:
     return PeerError(
         code,
-        add_console(f"warming the guest: {what}", console),
+        await _add_last_words(f"warming the guest: {what}", vm),
         hint="give it more memory_mib if it died, raise deadlines.warm_s if it is only slow",
     )
 

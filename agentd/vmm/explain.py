@@ -32,6 +32,11 @@ def describe_failure(message: str, what: str, log: str) -> str:
     return f"{what}: {message}; QEMU said: {log}" if log else f"{what}: {message}"
 
 
+def add_log(message: str, log: str) -> str:
+    """A failure with the last words of a monitor."""
+    return f"{message}; the monitor said: {log}" if log else message
+
+
 def add_console(message: str, console: str) -> str:
     """A failure with the last text of a guest's console."""
     said = console.strip()[-_CONSOLE_CHARS:]

@@ -360,6 +360,7 @@ async def test_a_machine_that_dies_while_it_warms_fails_the_build(tmp_path: Path
         daemon.vmm.faults = {"die_at_start"}
         template = await daemon.template()
         assert template["error"]["code"] == "guest_not_ready"
+        assert "the monitor said: fake monitor: the device is gone" in template["error"]["message"]
         assert "fake console" in template["error"]["message"]
         assert machines(tmp_path) == []
 

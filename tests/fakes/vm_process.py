@@ -178,6 +178,7 @@ class Guest:
 async def main(socket: str, prepare: dict[str, Any] | None, faults: frozenset[str]) -> None:
     """Serve until killed."""
     if "die_at_start" in faults:
+        print("fake monitor: the device is gone", file=sys.stderr, flush=True)
         os._exit(3)
     if "mute" in faults:
         await asyncio.Event().wait()

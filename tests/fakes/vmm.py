@@ -16,6 +16,7 @@ import psutil
 from agentd.errors import ConfigError, ErrorCode, PeerError
 from agentd.store.loaded import LoadedTemplate
 from agentd.units import MIB
+from agentd.vmm.machine import LOG_FILE
 from agentd.vmm.vmm import BootSpec, Checkpoint, Connected, ForkSpec, Started, VmRecord
 from agentd.wire.manifest import Machine, VmmFacts
 
@@ -157,16 +158,18 @@ class FakeVmm:
         prepare_file = run_dir / "prepare"
         if prepare:
             prepare_file.write_bytes(prepare)
-        process = subprocess.Popen(
-            [
-                *(sys.executable, str(_PROGRAM), self._marker + vm_id),
-                *(str(run_dir / "channel.sock"), str(prepare_file) if prepare else ""),
-                ",".join(self.faults),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        with (run_dir / LOG_FILE).open("wb") as log:
+            process = subprocess.Popen(
+                [
+                    *(sys.executable, str(_PROGRAM), self._marker + vm_id),
+                    *(str(run_dir / "channel.sock"), str(prepare_file) if prepare else ""),
+                    ",".join(self.faults),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                start_new_session=True,
+            )
         process.returncode = 0  # reaped by FakeVm, perhaps of another daemon
         return FakeVm(_record(vm_id, run_dir, process.pid))
 
