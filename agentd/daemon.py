@@ -202,6 +202,14 @@ async def _showing(app: web.Application, settings: Settings) -> AsyncIterator[No
                 f"listening on http.host {http.host!r}, http.port {http.port}: {exc.strerror}",
                 hint="choose another http.port, or stop what uses it",
             ) from exc
+        # Event loops pass over address families that the kernel refuses.
+        if not runner.addresses:
+            raise ConfigError(
+                ErrorCode.CONFIG_INVALID,
+                f"listening on http.host {http.host!r}, http.port {http.port}: no address could be "
+                "opened, this process may have no network sockets",
+                hint="under systemd install the drop-in agentd-http.conf, or set http.port to 0",
+            )
         yield
     finally:
         await runner.cleanup()

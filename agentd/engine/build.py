@@ -307,14 +307,12 @@ def _code_of(error: BaseException | None) -> ErrorCode:
 
 
 async def _add_last_words(message: str, vm: Vm) -> str:
-    """A failure with what monitor and guest wrote last, read before the machine's directory goes."""
+    """A failure with what monitor and guest wrote last; before the machine's directory goes."""
     said = add_log(message, read_log_tail(vm.record.run_dir))
     return add_console(said, await vm.console_tail(deadline_s=1.0))
 
 
-async def _not_warm(
-    vm: Vm, what: str, *, code: ErrorCode = ErrorCode.GUEST_NOT_READY
-) -> PeerError:
+async def _not_warm(vm: Vm, what: str, *, code: ErrorCode = ErrorCode.GUEST_NOT_READY) -> PeerError:
     return PeerError(
         code,
         await _add_last_words(f"warming the guest: {what}", vm),

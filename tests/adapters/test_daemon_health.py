@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,9 @@ from agentd.health import Health, PartState
 from agentd.http.observed import make_health
 from tests.fakes.daemon import RunningDaemon, running_daemon
 from tests.kube import ports
+
+ROOT = Path(__file__).parents[2]
+REFUSE = ROOT / "tests/fakes/refuse_call.py"
 
 
 async def parts(daemon: RunningDaemon, status: int) -> dict[str, Any]:
@@ -78,6 +83,30 @@ async def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=f"http.port {port}"):
             async with running_daemon(tmp_path / "b", http=http):
                 raise AssertionError("it listens where somebody else does")
+
+
+BEGIN = """
+import asyncio, pathlib, sys
+from tests.fakes.daemon import running_daemon
+
+async def main():
+    async with running_daemon(pathlib.Path(sys.argv[1]), http={"port": int(sys.argv[2])}):
+        pass
+
+asyncio.run(main())
+"""
+
+
+def test_a_port_that_the_unit_keeps_shut_is_not_taken_for_open(tmp_path: Path) -> None:
+    """Event loops pass over address families that the kernel refuses, down to none."""
+    (port,) = ports.choose(1)
+    words = [sys.executable, "-I", str(REFUSE), "inet", sys.executable, "-c", BEGIN]
+    done = subprocess.run(
+        [*words, str(tmp_path), str(port)],
+        cwd=ROOT, capture_output=True, text=True, timeout=50, check=False,
+    )  # fmt: skip
+    assert f"http.port {port}: no address could be opened" in done.stderr
+    assert "agentd-http.conf" in done.stderr
 
 
 class Anything:

@@ -13,7 +13,7 @@ from tests.torture.programs import Programs
 
 from .service import PAGES, Service, service_of
 
-WITHOUT_MINCORE = Path(__file__).with_name("without_mincore.py")
+REFUSE = Path(__file__).parents[2] / "fakes/refuse_call.py"
 
 pytestmark = [
     pytest.mark.timeout(180),
@@ -21,14 +21,17 @@ pytestmark = [
 ]
 
 
+def is_filtered(pid: int) -> bool:
+    return "\nSeccomp:\t2\n" in Path(f"/proc/{pid}/status").read_text()
+
+
 @pytest.fixture
 async def service(programs: Programs, tmp_path: Path) -> AsyncIterator[Service]:
     """Without mincore(2)."""
     async with service_of(programs, tmp_path, has_keeper=False) as service:
         wrapper = tmp_path / "pager"
-        wrapper.write_text(
-            f'#!/bin/sh\nexec {sys.executable} -I {WITHOUT_MINCORE} {programs.pager} "$@"\n'
-        )
+        words = f'{sys.executable} -I {REFUSE} mincore {programs.pager} "$@"'
+        wrapper.write_text(f"#!/bin/sh\nexec {words}\n")
         wrapper.chmod(0o755)
         service.host.program = wrapper
         await service.begin()
@@ -40,7 +43,7 @@ async def test_a_machine_gets_its_memory_though_nobody_tells_what_is_in_the_page
 ) -> None:
     """What cannot be asked for goes by a reader, once: neither the loop waits, nor the guest for
     ever."""
-    assert "\nSeccomp:\t2\n" in Path(f"/proc/{service.host.pid}/status").read_text()
+    assert is_filtered(service.host.pid)
     machine = await service.machine("a")
     assert (await machine.say("random 300")).ok
     said = await machine.say("verify")
