@@ -12,12 +12,15 @@ from typing import Any
 
 import pytest
 
+from agentd.vmm.limits import choose_limits
+from agentd.wire.manifest import Machine
+from tests.integration.kvm.inside.drive import MEMORY_MIB
 from tests.integration.kvm.outer_image import PYTHON
 from tests.integration.kvm.outer_machine import run_outer_machine
 from tests.integration.systemd.root_image import build_root_image
 
 BUILD = Path(__file__).parents[3] / "build/systemd"
-DEADLINE_S = 2400.0
+DEADLINE_S = 5400.0
 SLICE = "/snapstart.slice"
 SUFFERED = ("upgrade", "kill", "hang", "memory", "stop")
 
@@ -119,6 +122,16 @@ def test_a_group_may_use_its_socket(agent: dict[str, Any]) -> None:
 def test_a_machine_is_born_in_the_unit_of_machines(agent: dict[str, Any]) -> None:
     assert agent["agent"]["group"] == f"{SLICE}/agentd.service"
     assert agent["machine"]["group"].startswith(f"{SLICE}/snapstart-machines.service/snapstart-")
+
+
+def test_a_machine_is_bounded_by_its_group(agent: dict[str, Any]) -> None:
+    """The parent has no process of its own, so groups below have controllers."""
+    bound = choose_limits(Machine(memory_mib=MEMORY_MIB, vcpus=1))
+    assert agent["holder_group"] == f"{SLICE}/snapstart-machines.service/holder"
+    assert agent["machine"]["limits"] == {
+        "memory.max": str(bound.memory_bytes),
+        "pids.max": str(bound.pids),
+    }
 
 
 def test_a_machine_has_no_rights_no_network_and_kvm(agent: dict[str, Any]) -> None:

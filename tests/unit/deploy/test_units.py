@@ -27,7 +27,7 @@ DROP_INS = {
     "snap-pager-254.conf": ("snap-pager.service", "FileDescriptorStorePreserve"),
 }
 PROGRAMS = (
-    *("bin/kill", "bin/sleep", "usr/bin/agentd", "usr/bin/snap-pager"),
+    *("bin/kill", "bin/sh", "usr/bin/agentd", "usr/bin/snap-pager"),
     "usr/bin/snapstart-controlplane",
 )
 
@@ -101,11 +101,12 @@ def test_a_service_is_no_more_exposed_than_it_has_to_be(root: Path, name: str) -
     assert exposure(root, name) <= EXPOSURE[name]
 
 
-def test_the_drop_in_of_a_cluster_opens_the_network_alone(root: Path) -> None:
+@pytest.mark.parametrize("name", ["agentd-cluster.conf", "agentd-http.conf"])
+def test_a_drop_in_for_the_network_opens_nothing_else(root: Path, name: str) -> None:
     place = root / "etc/systemd/system/agentd.service.d"
     place.mkdir()
     before = exposure(root, "agentd.service")
-    shutil.copy(UNITS / "agentd-cluster.conf", place)
+    shutil.copy(UNITS / name, place)
     assert analyze(root, "verify", "agentd.service") == ""
     assert before < exposure(root, "agentd.service") <= before + 1.1
 
@@ -153,6 +154,12 @@ def test_directories_have_one_owner_whoever_makes_them() -> None:
 def test_the_agent_and_its_machines_are_in_one_slice() -> None:
     """There it looks for their unit (agentd/vmm/cgroup.py)."""
     assert settings("agentd.service")["Slice"] == settings("snapstart-machines.service")["Slice"]
+
+
+@pytest.mark.parametrize("name", ["agentd.service", "snap-pager.service"])
+def test_no_core_goes_to_a_handler_either(name: str) -> None:
+    """A pipe gets a dump whatever the limit is, but for 1 (core(5))."""
+    assert settings(name)["LimitCORE"] == ["1"]
 
 
 def test_nothing_that_machines_live_in_goes_away_with_the_agent() -> None:

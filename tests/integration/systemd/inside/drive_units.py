@@ -130,7 +130,13 @@ def agent(report: dict[str, Any], stages: Stages) -> None:
     stages.ended("template")
     session = drive.fork()
     pid = session.info.pid
-    report["machine"] = {"group": group_of(pid), **status_of(pid), "kvm": kvm_of(pid)}
+    report["machine"] = {
+        "group": group_of(pid),
+        "limits": limits_of(pid),
+        "kvm": kvm_of(pid),
+        **status_of(pid),
+    }
+    report["holder_group"] = group_of(show(MACHINES)["MainPID"])
     report["agent"] = {"group": group_of(show(AGENT)["MainPID"])}
     report["own_network"] = (
         os.stat(f"/proc/{pid}/ns/net").st_ino != os.stat("/proc/1/ns/net").st_ino
@@ -201,6 +207,13 @@ def kvm_of(pid: int) -> list[str]:
     return sorted(link for link in links if "kvm" in link)
 
 
+def limits_of(pid: int) -> dict[str, str]:
+    """What the control group of a machine may use at most."""
+    group = CGROUPS / group_of(pid).lstrip("/")
+    found = {name: group / name for name in ("memory.max", "pids.max")}
+    return {name: path.read_text().strip() for name, path in found.items() if path.exists()}
+
+
 def reload_it(session: str, pid: int) -> dict[str, Any]:
     """SIGHUP: the same process goes on."""
     before = show(AGENT)["MainPID"]
@@ -237,7 +250,8 @@ def main() -> None:
             break
         if name == "agentd":
             logs(report.setdefault("journal", {}))
-    report["failed_units"] = ctl("--failed", "--no-legend", "--plain").split()[::5]
+    failed = ctl("--failed", "--no-legend", "--plain").splitlines()
+    report["failed_units"] = [line.split()[0] for line in failed if line.strip()]
     print(f"<report>{json.dumps(report)}</report>", flush=True)
 
 
