@@ -120,10 +120,12 @@ class Machines:
         ends_at = asyncio.get_running_loop().time() + deadline_s
         async with self._slot(deadline_s), self.intended(vm_id, role) as run_dir:
             left_s = ends_at - asyncio.get_running_loop().time()
-            started = await launch(run_dir, left_s)
+            with translated(f"starting machine {vm_id!r}", WRITING):
+                started = await launch(run_dir, left_s)
             self._tracer.step("machine.started", vm=vm_id)
             try:
-                channel = await GuestChannel.over(started.channel, name=vm_id)
+                with translated(f"starting machine {vm_id!r}", WRITING):
+                    channel = await GuestChannel.over(started.channel, name=vm_id)
             except BaseException:
                 started.channel.sock.close()
                 await uninterrupted(started.vm.kill())

@@ -24,6 +24,7 @@ _ALWAYS: Final[Mapping[int, ErrorCode]] = {
     errno.ENOMEM: ErrorCode.NO_MEMORY,
     errno.EMFILE: ErrorCode.NODE_FULL,
     errno.ENFILE: ErrorCode.NODE_FULL,
+    errno.EAGAIN: ErrorCode.NODE_FULL,  # no process more may be made (fork(2))
     errno.ECANCELED: ErrorCode.SHUTTING_DOWN,
 }
 OUT_OF_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -53,7 +54,7 @@ _CLASSES: Final[Mapping[ErrorCode, type[SnapStartError]]] = {
 _HINTS: Final[Mapping[ErrorCode, str]] = {
     ErrorCode.PERMISSION_DENIED: "give the daemon's user the data directory, writable",
     ErrorCode.NO_MEMORY: "end sessions or give the machine more memory",
-    ErrorCode.NODE_FULL: "raise the daemon's limit of open files",
+    ErrorCode.NODE_FULL: "end sessions, or raise the daemon's limits of open files and tasks",
     ErrorCode.DISK_FULL: "remove templates or give the data directory more space",
     ErrorCode.TEMPLATE_CORRUPT: "remove the template and build it again",
 }

@@ -1,7 +1,7 @@
 """A daemon on fake machines as a process, which may kill itself at a step.
 
 Run as `python -m tests.fakes.daemon_process ROOT STEP COUNT`: SIGKILL at the COUNTth step named
-STEP; an empty STEP never.
+STEP; an empty STEP never. Settings are those of ROOT/agentd.toml; where there is none it is made.
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ class Killer:
 
 async def main(root: Path, step: str, count: int) -> None:
     """Serve until killed."""
-    settings = make_settings(root, log={"level": "warning"})
+    if not (root / "agentd.toml").exists():
+        make_settings(root, log={"level": "warning"})
     parts = Parts(
-        settings,
+        load_settings(root / "agentd.toml", {}),
         {},
         lambda made, installation: FakeVmm(installation, made.run_dir / "vms"),
         native.copy_memory,

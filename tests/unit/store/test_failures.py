@@ -20,6 +20,7 @@ from agentd.store.failures import READING, WRITING, classify_os_error
         (errno.EROFS, ErrorCode.PERMISSION_DENIED, ConfigError),
         (errno.ECANCELED, ErrorCode.SHUTTING_DOWN, TransientError),
         (errno.EMFILE, ErrorCode.NODE_FULL, TransientError),
+        (errno.EAGAIN, ErrorCode.NODE_FULL, TransientError),
         (errno.EIO, ErrorCode.TEMPLATE_BUILD_FAILED, PermanentError),
     ],
     ids=lambda value: errno.errorcode[value] if isinstance(value, int) else "",
