@@ -46,6 +46,11 @@ def test_the_host_is_seen_to_have_kvm(report: dict[str, Any]) -> None:
     assert report["host"]["can_use_kvm"] is True
 
 
+def test_the_doctor_runs_a_machine_and_finds_kvm_usable(report: dict[str, Any]) -> None:
+    assert report["doctor"]["level"] == "ok", report["doctor"]
+    assert "a machine of /dev/kvm ran" in report["doctor"]["detail"]
+
+
 def test_demanding_kvm_that_machines_may_not_open_is_refused(report: dict[str, Any]) -> None:
     assert report["refusal"]["status"] > 0
     assert "/dev/kvm has mode 0600" in report["refusal"]["said"]

@@ -18,6 +18,8 @@ import msgspec
 import psutil
 
 from agentd import native
+from agentd.cli.doctor_checks import Host
+from agentd.cli.doctor_kvm import gather_kvm, judge_kvm
 from agentd.client import Sandbox, Transport, calls
 from agentd.errors import SnapStartError
 from agentd.store.copier import CHUNK_BYTES, HASH_ONLY
@@ -102,6 +104,13 @@ def wait_until_healthy(process: subprocess.Popen[bytes]) -> None:
             transport.close()
             return
     raise RuntimeError(f"agentd does not serve; its exit status: {process.returncode}")
+
+
+def doctor_on_kvm() -> dict[str, Any]:
+    """What `snapctl doctor` says of this machine's KVM; given more time than it takes itself."""
+    host = Host(Path("/"), "", DATA_DIR, os.environ)
+    check = judge_kvm(gather_kvm(host, PATIENCE_S))
+    return {"level": check.level.value, "detail": check.detail}
 
 
 def refusal_without_permission() -> dict[str, Any]:
@@ -200,6 +209,8 @@ def left_behind() -> Mapping[str, list[str]]:
 
 def exercise(report: dict[str, Any], stages: Stages) -> None:
     """All of it; the report grows on the way, so that a failure shows how far it came."""
+    report["doctor"] = doctor_on_kvm()
+    stages.ended("doctor")
     report["refusal"] = refusal_without_permission()
     stages.ended("refusal")
     with daemon():
