@@ -33,8 +33,10 @@ from agentd.monitors import MakeVmm, make_pager_watch, make_vmm
 from agentd.reload import Load, Reloader
 from agentd.sdnotify import Notifier
 from agentd.settings import Settings, describe
+from agentd.spans import SpanTracer
 from agentd.store.copier import Copier
 from agentd.store.templates import TemplateStore
+from agentd.tracing import Exporter, TracingError
 from agentd.vmm.vmm import Finishing
 from agentd.wire.manifest import Machine
 
@@ -78,8 +80,13 @@ async def serve(parts: Parts) -> None:
     log.info("daemon.starting", version=__version__, pid=os.getpid(), settings=describe(settings))
     notifier = Notifier(parts.environ)
     metrics = Metrics()
-    tracer = Tracers([LogTracer(), metrics, *parts.watchers])
+    watchers: list[Tracer] = [LogTracer(), metrics, *parts.watchers]
     async with AsyncExitStack() as down:
+        if settings.tracing.endpoint:
+            traces = _make_exporter(settings, Tracers(tuple(watchers)))
+            await down.enter_async_context(traces.running())
+            watchers.append(SpanTracer(traces.offer))
+        tracer = Tracers(watchers)
         down.enter_context(_heeding_signals(parts))
         make_private_dir(settings.data_dir, "paths.data_dir")
         installation_id = read_installation_id(settings.data_dir)
@@ -149,6 +156,15 @@ def _heeding_signals(parts: Parts) -> Iterator[None]:
     finally:
         for number in events:
             loop.remove_signal_handler(number)
+
+
+def _make_exporter(settings: Settings, tracer: Tracer) -> Exporter:
+    """Who sends spans. tracer: learns what becomes of them. Raises: ConfigError."""
+    resource = {"host.name": socket.gethostname(), "service.version": __version__}
+    try:
+        return Exporter(settings.tracing.endpoint, resource, tracer.step)
+    except TracingError as exc:
+        raise ConfigError(ErrorCode.CONFIG_INVALID, f"making traces: {exc}") from exc
 
 
 async def _feed_watchdog(notifier: Notifier, every_s: float) -> None:

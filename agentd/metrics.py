@@ -94,6 +94,11 @@ class Metrics:
             "Working sets made of recordings, by outcome (made, failed).",
             "outcome",
         )
+        self._spans_dropped = self._counter(
+            "snapstart_trace_spans_dropped",
+            "Spans that no collector got, by why (full: the queue, unsent, rejected).",
+            "why",
+        )
         self._stage = Histogram(
             "snapstart_start_stage_seconds",
             "Seconds to the end of each stage (spawn, load, resume, inject, guest_ready) since the "
@@ -132,6 +137,8 @@ class Metrics:
                 self._working_sets.labels("made").inc()
             case "working_set.failed":
                 self._working_sets.labels("failed").inc()
+            case "trace.dropped":
+                self._spans_dropped.labels(str(details["why"])).inc(float(details["spans"]))
             case "template.loaded":
                 self._loaded.labels(str(details["source"])).inc()
             case "template.ready":

@@ -11,6 +11,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from agentd.tracing import Sink
 from controlplane.api.core import Sandbox, SandboxTemplate
 from controlplane.api.types import SandboxSnapshot, SnapshotClass
 from controlplane.health import Health
@@ -37,6 +38,7 @@ from controlplane.sessions.readiness import StoreProbe, judge_certificate, judge
 from controlplane.sessions.serving import CertificateFiles, ServingContext
 from controlplane.sessions.session import SessionStart
 from controlplane.sessions.startup import StartupTimes
+from controlplane.sessions.traced import traced
 from controlplane.sessions.validate import ObjectValidator
 from controlplane.settings import Settings
 from controlplane.store.breaker import BreakerStore
@@ -54,6 +56,7 @@ class SessionPath:
         settings: Settings,
         registry: CollectorRegistry,
         health: Health,
+        sink: Sink | None = None,
     ) -> None:
         self._api = api
         self._settings = settings
@@ -68,6 +71,7 @@ class SessionPath:
         health.add("store", self._probe.look)
         if settings.webhooks.enabled:
             health.add("certificate", lambda: judge_certificate(self._serving, _now()))
+        self._find = self.find if sink is None else traced(self.find, sink)
         self.port: int | None = None
 
     async def find(self, session: SessionStart) -> Decision:
@@ -95,7 +99,7 @@ class SessionPath:
     async def _serve(self, stack: AsyncExitStack) -> None:
         webhooks, users = self._settings.webhooks, frozenset(self._settings.program.users)
         parts = WebhookParts(
-            mutator=SandboxMutator(self.find, self._metrics, users),
+            mutator=SandboxMutator(self._find, self._metrics, users),
             validator=ObjectValidator(self._index, self._metrics, users),
             metrics=self._metrics,
             intents=self._intents(),
@@ -111,7 +115,7 @@ class SessionPath:
             return None
         reviewer = TokenReviewer(self._api, time.monotonic, webhooks.intent_audience)
         callers = frozenset(webhooks.intent_callers)
-        return IntentEndpoint(self.find, reviewer, self._metrics, callers)
+        return IntentEndpoint(self._find, reviewer, self._metrics, callers)
 
     @asynccontextmanager
     async def _certificates(self) -> AsyncIterator[None]:

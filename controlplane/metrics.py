@@ -6,7 +6,13 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    generate_latest,
+)
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -25,6 +31,12 @@ class ProgramMetrics:
         self.is_leader = Gauge(
             "agentcube_snapshot_controller_leader",
             "1 in the replica that runs the controllers.",
+            registry=registry,
+        )
+        self.spans_dropped = Counter(
+            "agentcube_snapstart_trace_spans_dropped",
+            "Spans that no collector got, by why (full: the queue, unsent, rejected).",
+            ("why",),
             registry=registry,
         )
 

@@ -15,6 +15,7 @@ from typing import Final, Protocol
 import structlog
 from prometheus_client import CollectorRegistry
 
+from agentd.tracing import Exporter, Sink, TracingError
 from controlplane.admission import SessionPath
 from controlplane.errors import ConfigError, ControlPlaneError
 from controlplane.health import Health, PartState, Readiness
@@ -96,7 +97,8 @@ async def serve(
         api = await stack.enter_async_context(await open_kube(kube, environ=environ))
         health = Health()
         HealthMetrics(health, registry)
-        server = Server(api, store, settings, registry, program, health)
+        sink = await stack.enter_async_context(_traces(settings, program))
+        server = Server(api, store, settings, registry, program, health, sink)
         http = settings.http
         port = await stack.enter_async_context(
             serve_metrics(registry, health, http.host, http.port)
@@ -117,8 +119,10 @@ class Server:
         registry: CollectorRegistry,
         program: ProgramMetrics,
         health: Health,
+        sink: Sink | None = None,
     ) -> None:
         self._api = api
+        self._sink = sink
         self._store = store
         self._settings = settings
         self._registry = registry
@@ -137,7 +141,13 @@ class Server:
         sandbox_api = await self._discover()
         recorder = EventRecorder(self._api, component=_COMPONENT, instance=self._identity)
         sessions = SessionPath(
-            self._api, sandbox_api, self._store, self._settings, self._registry, self._health
+            self._api,
+            sandbox_api,
+            self._store,
+            self._settings,
+            self._registry,
+            self._health,
+            self._sink,
         )
         async with AsyncExitStack() as stack:
             recorder.start()
@@ -218,6 +228,7 @@ class Server:
             recorder=recorder,
             lease_namespace=self._settings.program.namespace,
             policy=policy_of(self._settings),
+            sink=self._sink,
         )
 
     def _template_controller(
@@ -246,7 +257,31 @@ def policy_of(settings: Settings) -> Policy:
         deletion_grace_s=chosen.deletion_grace_s,
         retention_s=chosen.task_retention_s,
         build_annotation_prefixes=chosen.build_annotation_prefixes,
+        is_traced=bool(settings.tracing.endpoint),
     )
+
+
+@asynccontextmanager
+async def _traces(settings: Settings, program: ProgramMetrics) -> AsyncIterator[Sink | None]:
+    """Where spans go while inside, None without an endpoint. Raises: ConfigError."""
+    if not settings.tracing.endpoint:
+        yield None
+        return
+
+    def report(event: str, /, **details: str | int | float) -> None:
+        if event == "trace.dropped":
+            program.spans_dropped.labels(str(details["why"])).inc(float(details["spans"]))
+        elif event == "trace.export.failed":
+            _log.warning("trace.export.failed", **details)
+        else:
+            _log.info("trace.export.resumed", **details)
+
+    try:
+        exporter = Exporter(settings.tracing.endpoint, {"host.name": socket.gethostname()}, report)
+    except TracingError as exc:
+        raise ConfigError(f"making traces: {exc}") from exc
+    async with exporter.running():
+        yield exporter.offer
 
 
 @asynccontextmanager

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+from agentd.tracing import check_endpoint
 from agentd.typed_settings import Finding, Group, Reading, Source, describe, read, tell
 from controlplane.errors import ConfigError
 
@@ -117,6 +118,13 @@ class Http(Group, frozen=True):
     port: int = 8080
 
 
+class Tracing(Group, frozen=True):
+    """Traces of starts and builds, for OpenTelemetry. Needs the packages of the extra `otel`."""
+
+    # Where a collector takes OTLP by HTTP, such as http://127.0.0.1:4318; empty: no traces.
+    endpoint: str = ""
+
+
 class Log(Group, frozen=True):
     """What is written to standard error."""
 
@@ -137,6 +145,7 @@ class Settings(Group, frozen=True):
     templates: Templates = Templates()
     webhooks: Webhooks = Webhooks()
     http: Http = Http()
+    tracing: Tracing = Tracing()
     log: Log = Log()
 
 
@@ -171,6 +180,10 @@ def _check(settings: Settings) -> Iterator[Finding]:
     for name in ("build_s", "node_grace_s", "retired_grace_s", "deletion_grace_s"):
         if getattr(settings.snapshots, name) < 0:
             yield Finding((f"snapshots.{name}",), f"snapshots.{name} is negative", "give seconds")
+    endpoint = settings.tracing.endpoint
+    if endpoint and (why := check_endpoint(endpoint)):
+        hint = "give a URL such as http://127.0.0.1:4318"
+        yield Finding(("tracing.endpoint",), f"tracing.endpoint is {endpoint!r}: {why}", hint)
     log = settings.log
     if log.level not in ("debug", "info", "warning", "error"):
         hint = "use one of debug, info, warning, error"

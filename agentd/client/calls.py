@@ -12,6 +12,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from agentd.client import failures
+from agentd.client.tracing import trace_headers
 from agentd.errors import ErrorCode, UsageError
 from agentd.units import MIB
 from agentd.wire import api
@@ -106,7 +107,7 @@ class Call(Generic[T]):
 
     def headers(self) -> dict[str, str]:
         """The headers that go with it."""
-        headers = {"Accept": self.accept}
+        headers = {"Accept": self.accept, **trace_headers()}
         if self.body is not None:
             headers["Content-Type"] = self.content_type
         if isinstance(self.body, Upload):

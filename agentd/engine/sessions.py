@@ -165,10 +165,11 @@ class Sessions:
                 session.leases.enter_context(self._templates.lease(source.name))
             if ready is None:
                 ready = await self._starter.start(order, source)
-            total_ms = round((time.perf_counter() - begun_s) * 1000, 3)
+            total_ms = _since_ms(begun_s)
             self._begin(session, replace(ready, stages_ms={**ready.stages_ms, "total": total_ms}))
         except BaseException as exc:
-            await uninterrupted(self._abandon(session, ready, exc))
+            total_ms = _since_ms(begun_s)
+            await uninterrupted(self._abandon(session, ready, exc, total_ms))
             raise
         self._report(session, order.mode.value if parked is None else "parked")
         return session
@@ -221,7 +222,9 @@ class Sessions:
             **{f"{stage}_ms": value for stage, value in facts.stages_ms.items()},
         )
 
-    async def _abandon(self, session: Session, ready: Ready | None, exc: BaseException) -> None:
+    async def _abandon(
+        self, session: Session, ready: Ready | None, exc: BaseException, total_ms: float
+    ) -> None:
         if ready is not None:
             machine = ready.machine
             await self._machines.end(session.id, machine.vm, machine.channel, "not_begun")
@@ -235,6 +238,7 @@ class Sessions:
             template=session.facts.template,
             code="cancelled" if is_cancelled else code.value,
             error="the client went away" if is_cancelled else str(exc),
+            total_ms=total_ms,
         )
 
     def _require_open(self) -> None:
@@ -411,3 +415,7 @@ class Sessions:
             if machine is not None:
                 await machine.channel.close()
                 machine.vm.release()
+
+
+def _since_ms(begun_s: float) -> float:
+    return round((time.perf_counter() - begun_s) * 1000, 3)

@@ -17,6 +17,7 @@ from agentd.errors import (
     TransientError,
     UsageError,
 )
+from agentd.tracing import enter
 from agentd.wire.api import ErrorBody, ErrorReply
 
 T = TypeVar("T")
@@ -65,6 +66,13 @@ def error_reply(error: SnapStartError, status: int | None = None) -> web.Respons
     if isinstance(error, TransientError):
         response.headers["Retry-After"] = str(max(1, round(error.delay_s)))
     return response
+
+
+@web.middleware
+async def join_trace(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """What a request does is part of its client's trace."""
+    enter(request.headers.get("traceparent", ""))
+    return await handler(request)
 
 
 @web.middleware

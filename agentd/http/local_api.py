@@ -9,7 +9,7 @@ from aiohttp import web
 from agentd import __version__
 from agentd.engine.engine import Engine
 from agentd.health import Health
-from agentd.http.codec import JSON, translate_errors
+from agentd.http.codec import JSON, join_trace, translate_errors
 from agentd.http.health_api import HealthApi
 from agentd.http.node_api import NodeApi
 from agentd.http.openapi import describe_api
@@ -31,7 +31,7 @@ def make_app(
 ) -> web.Application:
     """The application; whoever runs it owns its sockets."""
     app = web.Application(
-        middlewares=[translate_errors], client_max_size=settings.api.max_body_bytes
+        middlewares=[join_trace, translate_errors], client_max_size=settings.api.max_body_bytes
     )
     routes = [
         *HealthApi(health, metrics).routes(),

@@ -37,6 +37,7 @@ from agentd.node.pod_status import (
 )
 from agentd.node.pod_types import Pod
 from agentd.providers.local import POD_UID
+from agentd.tracing import enter
 from agentd.wire.manifest import Machine
 from controlplane.api import names
 from controlplane.errors import ControlPlaneError
@@ -102,6 +103,7 @@ class PodRunner:
     # -- the life of a Pod --------------------------------------------------------------------
 
     async def _run(self) -> None:
+        enter(self._pod.metadata.annotation(names.TRACEPARENT))
         try:
             await self._live()
         except asyncio.CancelledError:

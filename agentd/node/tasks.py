@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from time import perf_counter
 from typing import Any, Final
 
 from agentd.engine.tasks import Tasks
@@ -21,6 +22,8 @@ from agentd.node.task_look import LIGHT_S, Look, Place
 from agentd.node.task_plan import plan_task, retry_delay_s
 from agentd.node.task_types import Create, Decision, Delete, Report, Wait
 from agentd.providers.driver import SnapshotDriver
+from agentd.tracing import enter
+from controlplane.api import names
 from controlplane.api.meta import JsonObject
 from controlplane.api.types import (
     ArtifactPhase,
@@ -150,15 +153,27 @@ class TaskReconciler:
         run = self._runs[key] = _Run(meta.uid)
         driver = self._drivers[task.spec.provider_name]
         work = _create(driver, order) if isinstance(order, Create) else _delete(driver, order)
-        run.work = self._tasks.start(f"task:{meta.name}", self._run(key, run, work))
+        run.work = self._tasks.start(f"task:{meta.name}", self._run(task, run, work))
 
-    async def _run(self, key: Key, run: _Run, work: Coroutine[Any, Any, Report]) -> None:
+    async def _run(
+        self, task: SandboxSnapshotTask, run: _Run, work: Coroutine[Any, Any, Report]
+    ) -> None:
+        meta, begun_s = task.metadata, perf_counter()
+        enter(meta.annotation(names.TRACEPARENT))
         try:
             run.outcome = await work
         except Exception as exc:
             run.outcome = classify_failure(exc)
-            self._tracer.step("task.attempt.failed", task=key[1], error=run.outcome.message)
-        self._queue.add(key)
+            self._tracer.step("task.attempt.failed", task=meta.name, error=run.outcome.message)
+        self._tracer.step(
+            "task.attempted",
+            task=meta.name,
+            operation=task.spec.operation.value,
+            provider=task.spec.provider_name,
+            elapsed_ms=round((perf_counter() - begun_s) * 1000, 3),
+            error=run.outcome.message if isinstance(run.outcome, Failure) else "",
+        )
+        self._queue.add((meta.namespace, meta.name))
 
     async def _settle(self, task: SandboxSnapshotTask, outcome: Report | Failure) -> float | None:
         if isinstance(outcome, Report):

@@ -11,6 +11,7 @@ from typing import Final
 from agentd.settings.cluster_groups import Kuasar, Node, Proxy
 from agentd.settings.groups import MONITORS, Lifetime, Pager
 from agentd.settings.whole import Settings
+from agentd.tracing import check_endpoint
 from agentd.typed_settings import Finding
 from agentd.typed_settings.group import values
 
@@ -45,6 +46,10 @@ def check(settings: Settings, environ: Mapping[str, str]) -> Findings:
     if settings.http.port > 65535:
         port = settings.http.port
         yield Finding(("http.port",), f"http.port is {port}", "give one of 0 to 65535")
+    endpoint = settings.tracing.endpoint
+    if endpoint and (why := check_endpoint(endpoint)):
+        hint = "give a URL such as http://127.0.0.1:4318"
+        yield Finding(("tracing.endpoint",), f"tracing.endpoint is {endpoint!r}: {why}", hint)
     yield from _check_numbers(settings)
     yield from _check_lifetime(settings.lifetime)
 

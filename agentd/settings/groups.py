@@ -51,7 +51,7 @@ class Monitor(Group, frozen=True):
     kind: str = "qemu"
     # A name is looked up in PATH; 1.8 or newer.
     firecracker_binary: str = "firecracker"
-    # A name is looked up in PATH; 51 or newer.
+    # A name is looked up in PATH; 48 or newer.
     cloud_hypervisor_binary: str = "cloud-hypervisor"
     # A name is looked up in PATH.
     qemu_binary: str = "qemu-system-x86_64"
@@ -183,6 +183,13 @@ class Stop(Group, frozen=True):
     def longest_s(self) -> float:
         """All stages of `daemon.serve` and `Engine.stop`, each as long as it may be."""
         return 4 * self.requests_s + 3 * self.builds_s + self.records_s
+
+
+class Tracing(Group, frozen=True):
+    """Traces of starts and builds, for OpenTelemetry. Needs the packages of the extra `otel`."""
+
+    # Where a collector takes OTLP by HTTP, such as http://127.0.0.1:4318; empty: no traces.
+    endpoint: str = ""
 
 
 class Log(Group, frozen=True):

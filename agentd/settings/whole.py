@@ -19,6 +19,7 @@ from agentd.settings.groups import (
     Pager,
     Paths,
     Stop,
+    Tracing,
     Warm,
 )
 from agentd.typed_settings import Group
@@ -41,6 +42,7 @@ class Settings(Group, frozen=True):
     proxy: Proxy = Proxy()
     pager: Pager = Pager()
     stop: Stop = Stop()
+    tracing: Tracing = Tracing()
     log: Log = Log()
 
     @property

@@ -14,6 +14,9 @@ EXTENSIONS_GROUP: Final = "extensions.agents.x-k8s.io"
 
 # On a session's pod template: the restore intent. Its value is a snapshotKey.
 SNAPSHOT_KEY: Final = PREFIX + "snapshot-key"
+# On a session's pod template, on a build's, on a task: the span that its start or build is part of,
+# as W3C's header of that name. No part of any hash.
+TRACEPARENT: Final = PREFIX + "traceparent"
 FORCE_REBUILD: Final = PREFIX + "force-rebuild"
 # On a build Sandbox, as a label and as an annotation.
 TEMPLATE_SANDBOX: Final = PREFIX + "template-sandbox"

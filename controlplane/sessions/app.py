@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import web
 
+from agentd.tracing import enter
 from controlplane.sessions.endpoint import IntentEndpoint, refusal
 from controlplane.sessions.metrics import BadReview, SessionMetrics
 from controlplane.sessions.mutate import SandboxMutator
@@ -39,13 +40,22 @@ class WebhookParts:
 def make_webhook_app(parts: WebhookParts) -> web.Application:
     """The application: admission, restore intents, a health check."""
     handlers = _Handlers(parts)
-    app = web.Application(client_max_size=_BODY_MAX)
+    app = web.Application(client_max_size=_BODY_MAX, middlewares=[_join_trace])
     app.router.add_post(MUTATE_PATH, handlers.mutate)
     app.router.add_post(VALIDATE_PATH, handlers.validate)
     app.router.add_get("/healthz", handlers.health)
     if parts.intents is not None:
         app.router.add_post(INTENT_PATH, _IntentHandler(parts.intents).post)
     return app
+
+
+@web.middleware
+async def _join_trace(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """An API server that traces names its span."""
+    enter(request.headers.get("traceparent", ""))
+    return await handler(request)
 
 
 class _Handlers:

@@ -28,20 +28,23 @@ class StartReason(enum.StrEnum):
 class Decision:
     """key: what the session restores from, None = it starts cold. snapshot: which one decided.
 
-    provider_annotations: what the provider's runtime has to be told beside the key.
+    provider_annotations: what the provider's runtime has to be told beside the key. traceparent:
+    the span of the decision, empty without traces.
     """
 
     key: str | None
     reason: StartReason
     snapshot: str = ""
     provider_annotations: Mapping[str, str] = field(default_factory=dict)
+    traceparent: str = ""
 
     @property
     def annotations(self) -> dict[str, str]:
         """All that the session's pod template has to say, the key included."""
+        trace = {names.TRACEPARENT: self.traceparent} if self.traceparent else {}
         if self.key is None:
-            return {}
-        return {names.SNAPSHOT_KEY: self.key, **self.provider_annotations}
+            return trace
+        return {names.SNAPSHOT_KEY: self.key, **self.provider_annotations, **trace}
 
 
 def cold(reason: StartReason, snapshot: str = "") -> Decision:

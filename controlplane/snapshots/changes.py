@@ -79,7 +79,7 @@ def _count_artifacts(was: dict[str, Artifact], one: ArtifactSet, mode: SnapshotM
 def _count_transition(before: Artifact | None, after: Artifact, mode: SnapshotMode) -> list[Count]:
     if before is None or before.phase is not _CREATING or after.phase not in (_READY, _FAILED):
         return []
-    counts = [Count(Metric.BUILD_TASKS, (after.phase.value,))]
+    counts = [Count(Metric.BUILD_TASKS, (after.phase.value,), about=after)]
     if after.phase is _READY and after.created_at and after.started_at:
         took_s = max((after.created_at - after.started_at).total_seconds(), 0.0)
         counts.append(Count(Metric.BUILD_SECONDS, (after.provider_name, mode.value), took_s))

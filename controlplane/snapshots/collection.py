@@ -85,7 +85,11 @@ def _dispatch(
         return
     taken.add(name)
     body = make_task(
-        draft.seen.snapshot, order, TaskOperation.DELETE, orders.name_of_sandbox(order)
+        draft.seen.snapshot,
+        order,
+        TaskOperation.DELETE,
+        orders.name_of_sandbox(order),
+        draft.seen.policy,
     )
     draft.creations.append(CreateTask(body))
 

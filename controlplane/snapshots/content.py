@@ -25,6 +25,7 @@ from controlplane.snapshots.policy import Policy
 from controlplane.snapshots.sets import owner_of
 from controlplane.snapshots.source import Source
 from controlplane.snapshots.steps import BuildSandbox
+from controlplane.snapshots.traced import trace_annotations
 
 _LABEL_VALUE_MAX: Final = 63
 # Whose keys never pass from a template to a build Pod: ours, agent-sandbox's, the runtime's.
@@ -66,15 +67,22 @@ def make_build_sandbox(
 
 
 def make_task(
-    snapshot: SandboxSnapshot, artifact: Artifact, operation: TaskOperation, sandbox_name: str
+    snapshot: SandboxSnapshot,
+    artifact: Artifact,
+    operation: TaskOperation,
+    sandbox_name: str,
+    policy: Policy,
 ) -> SandboxSnapshotTask:
     """An order to the artifact's node. sandbox_name: what a Create order is to snapshot."""
+    node = {names.TARGET_NODE_UID: artifact.node_uid} if artifact.node_uid else {}
+    is_build = operation is TaskOperation.CREATE
+    trace = trace_annotations(snapshot, artifact, policy) if is_build else {}
     return SandboxSnapshotTask(
         metadata=ObjectMeta(
             name=name_of_task(artifact, operation),
             namespace=snapshot.metadata.namespace,
             labels=_labels(snapshot, artifact),
-            annotations={names.TARGET_NODE_UID: artifact.node_uid} if artifact.node_uid else None,
+            annotations={**node, **trace} or None,
             owner_references=(_controller(snapshot),),
         ),
         spec=SandboxSnapshotTaskSpec(
@@ -143,6 +151,7 @@ def _pod_metadata(
         annotations={
             **annotations,
             **{key: value for key, value in ours.items() if not key.startswith(names.PREFIX)},
+            **trace_annotations(snapshot, artifact, policy),
             names.TEMPLATE_SANDBOX: "true",
         },
     )

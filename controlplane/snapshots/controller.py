@@ -6,20 +6,22 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
+from agentd.tracing import Sink
 from controlplane.api.core import Node
-from controlplane.api.manifest import Manifest
+from controlplane.api.manifest import Artifact, Manifest
 from controlplane.api.types import SandboxSnapshot
 from controlplane.errors import CorruptError
 from controlplane.kube.api import KubeApi
 from controlplane.kube.sandboxes import SandboxApi
 from controlplane.kube.workers import WorkQueue, run_workers
 from controlplane.snapshots.draft import artifacts_of
-from controlplane.snapshots.executor import Executor, Recorder, owner_key
+from controlplane.snapshots.executor import Executor, Recorder, Trace, owner_key
 from controlplane.snapshots.interest import Key
 from controlplane.snapshots.metrics import SnapshotMetrics
 from controlplane.snapshots.observed import NoManifest, Observed
 from controlplane.snapshots.plan import plan_snapshot
 from controlplane.snapshots.policy import Policy
+from controlplane.snapshots.traced import build_span
 from controlplane.snapshots.watching import Watching
 from controlplane.store.store import ArtifactStore, Stored
 
@@ -30,7 +32,7 @@ class SnapshotController:
     """Runs in the leading control plane alone: it is the only writer of manifests.
 
     Args: recorder: None writes no events. lease_namespace: where agents renew their Leases.
-    clock: UTC.
+    clock: UTC. sink: takes spans; None where nobody traces.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class SnapshotController:
         lease_namespace: str,
         policy: Policy | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        sink: Sink | None = None,
     ) -> None:
         self._store = store
         self._metrics = metrics
@@ -51,9 +54,18 @@ class SnapshotController:
         self._clock = clock
         self._queue: WorkQueue[Key] = WorkQueue()
         self._watching = Watching(api, sandbox_api, lease_namespace, self._queue)
-        self._executor = Executor(api, store, metrics, recorder, sandbox_api.version)
+        trace = None if sink is None else self._tracer(sink)
+        self._executor = Executor(api, store, metrics, recorder, sandbox_api.version, trace)
         self._refused: dict[Key, dict[str, str]] = {}
         self.reconciles = 0
+
+    def _tracer(self, sink: Sink) -> Trace:
+        def trace(snapshot: SandboxSnapshot, artifact: Artifact) -> None:
+            span = build_span(snapshot, artifact, self._clock())
+            if span is not None:
+                sink(span)
+
+        return trace
 
     async def run(self) -> None:
         """Reconcile until cancelled."""

@@ -66,7 +66,8 @@ def _order_build(draft: Draft, source: Source | None, orders: Orders, artifact: 
     if task is not None:
         orders.release_task(task)
     elif is_free and not orders.is_name_taken(name_of_task(artifact, TaskOperation.CREATE)):
-        task = make_task(draft.seen.snapshot, artifact, TaskOperation.CREATE, name)
+        policy, create = draft.seen.policy, TaskOperation.CREATE
+        task = make_task(draft.seen.snapshot, artifact, create, name, policy)
         draft.creations += [
             CreateTask(task),
             Count(Metric.BUILD_TASKS, (ArtifactPhase.CREATING.value,)),
@@ -95,7 +96,8 @@ def _order_inspection(draft: Draft, orders: Orders, artifact: Artifact) -> None:
         orders.release_task(task)
     elif not orders.is_name_taken(name_of_task(artifact, TaskOperation.INSPECT)):
         name = orders.name_of_sandbox(artifact)
-        made = make_task(draft.seen.snapshot, artifact, TaskOperation.INSPECT, name)
+        policy, inspect = draft.seen.policy, TaskOperation.INSPECT
+        made = make_task(draft.seen.snapshot, artifact, inspect, name, policy)
         draft.creations.append(CreateTask(made))
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
+from controlplane.api.manifest import Artifact
 from controlplane.api.types import SandboxSnapshot
 from controlplane.errors import (
     AlreadyExistsError,
@@ -37,6 +39,9 @@ from controlplane.store.store import ArtifactStore, OwnerKey
 _AS_GOOD: Final = {Verb.CREATE: (AlreadyExistsError,), Verb.DELETE: (NotFoundError,)}
 
 
+Trace = Callable[[SandboxSnapshot, Artifact], None]
+
+
 class Recorder(Protocol):
     """Where events go; never waits, never fails."""
 
@@ -48,7 +53,9 @@ class Recorder(Protocol):
 
 
 class Executor:
-    """Args: recorder: None writes no events. version: of agent-sandbox's API."""
+    """Args: recorder: None writes no events. version: of agent-sandbox's API. trace: is told of
+    each build that is over; None where nobody traces.
+    """
 
     def __init__(
         self,
@@ -57,12 +64,14 @@ class Executor:
         metrics: SnapshotMetrics,
         recorder: Recorder | None,
         version: SandboxVersion,
+        trace: Trace | None = None,
     ) -> None:
         self._api = api
         self._store = store
         self._metrics = metrics
         self._recorder = recorder
         self._version = version
+        self._trace = trace
 
     async def perform(self, plan: Plan, snapshot: SandboxSnapshot) -> dict[str, str]:
         """Perform the plan up to its first failure, which is raised; nothing is tried twice.
@@ -88,6 +97,8 @@ class Executor:
                 await self._store.delete(owner_key(snapshot), step.version)
             case Count():
                 self._metrics.take(step)
+                if step.about is not None and self._trace is not None:
+                    self._trace(snapshot, step.about)
             case EmitEvent():
                 self._emit(step, snapshot)
             case _:

@@ -68,6 +68,9 @@ class Policy:
     # Annotations of a source's pod template that may reach a build Pod, by prefix; labels all may.
     build_annotation_prefixes: tuple[str, ...] = ()
 
+    # Tasks and build Pods name the span that they are part of.
+    is_traced: bool = False
+
     def retry_delay(self, failures: int) -> timedelta:
         """Until the next attempt after so many failures in a row."""
         if failures >= self.attempts:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeAlias
 
 from controlplane.api.core import PodTemplate
-from controlplane.api.manifest import Manifest
+from controlplane.api.manifest import Artifact, Manifest
 from controlplane.api.meta import ObjectMeta
 from controlplane.api.types import SandboxSnapshotStatus, SandboxSnapshotTask
 
@@ -120,11 +120,15 @@ class Metric(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Count:
-    """Add to a counter, or take down a measurement. amount: how many, or how long."""
+    """Add to a counter, or take down a measurement. amount: how many, or how long.
+
+    about: the artifact whose build is over, where that is counted.
+    """
 
     metric: Metric
     labels: tuple[str, ...] = ()
     amount: float = 1.0
+    about: Artifact | None = field(default=None, compare=False)
 
 
 Step: TypeAlias = (

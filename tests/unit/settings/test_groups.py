@@ -5,7 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from agentd.settings import Stop
+import pytest
+
+from agentd.settings import Monitor, Stop
+from agentd.typed_settings.example import comments
+from agentd.vmm import cloud_hypervisor_versions, firecracker_versions
 
 
 def test_systemd_waits_longer_than_a_stop_may_take() -> None:
@@ -15,3 +19,19 @@ def test_systemd_waits_longer_than_a_stop_may_take() -> None:
     assert found is not None
     assert int(found[1]) > Stop().longest_s
     assert f"{Stop().longest_s:g} s" in unit, "the comment says how long that is"
+
+
+@pytest.mark.parametrize(
+    ("field", "oldest"),
+    [
+        ("firecracker_binary", str(firecracker_versions.OLDEST)),
+        ("cloud_hypervisor_binary", str(cloud_hypervisor_versions.OLDEST)),
+    ],
+    ids=["firecracker", "cloud_hypervisor"],
+)
+def test_what_is_said_of_a_monitor_is_the_oldest_that_its_driver_takes(
+    field: str, oldest: str
+) -> None:
+    said = re.search(r"([\d.]+) or newer", " ".join(comments(Monitor)[field]))
+    assert said is not None
+    assert re.fullmatch(rf"v?{re.escape(said[1])}(\.0)*", oldest), oldest
