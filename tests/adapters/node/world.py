@@ -19,7 +19,9 @@ from agentd.engine.session import EndReason
 from agentd.health import Health
 from agentd.node.agent import NodeAgent, Outside
 from agentd.settings import Node, Settings
+from agentd.spans import SpanTracer
 from agentd.store.templates import TemplateStore
+from agentd.tracing import Span
 from agentd.vmm.vmm import Vmm
 from controlplane.api import names
 from controlplane.api.keys import key_id
@@ -45,13 +47,16 @@ KEY = "python-0123456789-fork-g1-r1"
 
 
 class Trace:
-    """Keeps what was reported."""
+    """Keeps what was reported, and the spans that are made of it."""
 
     def __init__(self) -> None:
         self.steps: list[tuple[str, dict[str, Any]]] = []
+        self.spans: list[Span] = []
+        self._tracer = SpanTracer(self.spans.append)
 
     def step(self, event: str, /, **details: str | int | float) -> None:
         self.steps.append((event, details))
+        self._tracer.step(event, **details)
 
     def has(self, event: str) -> bool:
         """It was reported."""
@@ -160,8 +165,8 @@ class World:
             "snapshotHash": HASH,
             "operation": "Create",
         }
-        name = changes.pop("name", "task-1")
-        return self.make(TASKS, name, spec={**spec, **changes})
+        name, metadata = changes.pop("name", "task-1"), changes.pop("metadata", {})
+        return self.make(TASKS, name, metadata=metadata, spec={**spec, **changes})
 
     def get(self, resource: Resource, name: str) -> JsonObject:
         """An object as it is now."""
