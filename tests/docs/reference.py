@@ -16,6 +16,7 @@ from prometheus_client.metrics_core import Metric
 
 from agentd.cli.agentd import root as agentd_command
 from agentd.cli.snapctl import snapctl as snapctl_command
+from agentd.errors import ErrorCode
 from agentd.settings import Settings as AgentdSettings
 from agentd.typed_settings import Group
 from agentd.typed_settings.example import comments, summary
@@ -26,6 +27,7 @@ from tests.adapters.monitoring.known_metrics import (
     controlplane_families,
     labels_of,
 )
+from tests.docs.advice import ADVICE
 
 ROOT: Final = Path(__file__).parents[2]
 PAGES: Final = ROOT / "docs" / "reference"
@@ -136,7 +138,7 @@ def _default(value: object) -> str:
 def cli_page() -> str:
     """Every command of every program, out of their definitions."""
     intro = (
-        "Exit codes are [those of errors](../operator.md#codes). "
+        "Exit codes are [those of errors](errors.md). "
         "Options that every command of a program has stand with each."
     )
     parts = [
@@ -167,6 +169,22 @@ def _option(param: click.Parameter, context: click.Context) -> tuple[str, str] |
     """None for one that is hidden, and for an argument, which the usage has."""
     found = param.get_help_record(context)
     return None if found is None or not found[1] else (code(found[0]), found[1])
+
+
+# -- errors ---------------------------------------------------------------------------------------
+
+
+def errors_page() -> str:
+    """Every code, as agentd.errors has it, with what its reader does."""
+    intro = (
+        "Codes never change their meaning; messages are for people. Where they are seen: "
+        "[operator page](../operator.md#codes), [local API](../local-api.md)."
+    )
+    rows = (
+        (code(one.value), str(one.exit_code), str(one.http_status), ADVICE[one])
+        for one in sorted(ErrorCode, key=lambda one: one.exit_code)
+    )
+    return page("Errors", intro, [table(("code", "exit", "HTTP", "what to do"), rows)])
 
 
 # -- custom resources -----------------------------------------------------------------------------
@@ -247,6 +265,7 @@ MAKERS: Final[Mapping[str, Callable[[], str]]] = {
     "cli.md": cli_page,
     "crds.md": crds_page,
     "chart.md": chart_page,
+    "errors.md": errors_page,
 }
 
 

@@ -150,8 +150,8 @@ def test_the_operator_page_has_every_reason_of_a_cold_start() -> None:
     assert documented == webhook | of_node
 
 
-def test_the_operator_page_has_every_error_code_with_its_numbers() -> None:
-    table = section(read("operator.md"), "Codes")
+def test_the_reference_has_every_error_code_with_its_numbers() -> None:
+    table = read("reference/errors.md")
     documented = {row[0]: (row[1], row[2]) for row in rows(table) if row[0].startswith("`")}
     assert documented == {
         f"`{code.value}`": (str(code.exit_code), str(code.http_status)) for code in ErrorCode
