@@ -20,8 +20,8 @@ from urllib.parse import urlsplit
 from agentd.tracing.span import Span
 
 _PATH: Final = "/v1/traces"
-_MOST_WAITING: Final = 2048  # about 1 MiB
-_BATCH: Final = 256  # encoded in about 5 ms, in a thread
+_MOST_WAITING: Final = 2048
+_BATCH: Final = 256
 _EVERY_S: Final = 1.0
 _ANSWER_S: Final = 10.0
 _LAST_S: Final = 2.0  # for what waits when the program stops
