@@ -142,6 +142,31 @@ async def test_a_dead_leader_is_followed_whatever_its_clock_says(skew_s: float) 
     del dead
 
 
+@pytest.mark.parametrize("jump_s", [-3600.0, 3600.0], ids=["back", "forward"])
+async def test_a_wall_clock_that_is_set_ends_no_leadership_and_begins_none(jump_s: float) -> None:
+    cluster, clocks = FakeCluster(), (Clock(), Clock())
+    first, second = (
+        _election(FakeKube(cluster), name, clock)
+        for name, clock in zip(("one", "two"), clocks, strict=True)
+    )
+    leading = asyncio.create_task(first.lead(_forever))
+    await _until(lambda: first.is_leader)
+    waiting = asyncio.create_task(second.lead(_forever))
+    for clock in clocks:  # one after the other: meanwhile they differ by the jump
+        clock.skew_s = jump_s
+        for _ in range(20):  # longer than a Lease, in steps that a leader renews within
+            await asyncio.sleep(0.01)
+            assert first.is_leader
+            assert not second.is_leader
+            for each in clocks:
+                each.s += 1
+    assert _spec(cluster)["leaseTransitions"] == 0
+    for task in (waiting, leading):
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
 async def test_a_leader_that_cannot_renew_stops_before_others_may_start() -> None:
     cluster, clock = FakeCluster(), Clock()
     kube = FakeKube(cluster)

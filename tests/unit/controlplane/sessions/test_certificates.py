@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from cryptography import x509
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -154,6 +155,23 @@ def test_a_key_of_another_certificate_is_no_pair() -> None:
     mixed = {**_secret, "tls.key": _secret["authority.key"]}
     assert read_box(mixed).serving is None
     assert plan(read_box(mixed), NOW) == [CertificateStep.MAKE_SERVING]
+
+
+@pytest.mark.parametrize("jump", [-timedelta(hours=1), timedelta(hours=1)], ids=["back", "forward"])
+def test_a_clock_that_is_set_by_an_hour_changes_no_certificate(jump: timedelta) -> None:
+    assert plan(FRESH, NOW + jump) == []
+
+
+@pytest.mark.parametrize("jump", [-timedelta(hours=1), timedelta(hours=1)], ids=["back", "forward"])
+def test_certificates_made_while_the_clock_is_wrong_are_valid_by_the_right_one(
+    jump: timedelta,
+) -> None:
+    box = settle(CertificateBox(), NOW + jump)
+    assert plan(box, NOW) == []
+    for pair in (box.authority, box.serving):
+        assert pair is not None
+        made = pair.certificate
+        assert made.not_valid_before_utc <= NOW < made.not_valid_after_utc
 
 
 def test_a_certificate_of_a_clock_ahead_is_not_used() -> None:
