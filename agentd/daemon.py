@@ -16,7 +16,7 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from agentd import __version__
+from agentd import __version__, native
 from agentd.engine.engine import Engine, Outside
 from agentd.engine.home import make_private_dir, read_installation_id
 from agentd.engine.tasks import Tasks
@@ -81,6 +81,7 @@ async def serve(parts: Parts) -> None:
     notifier = Notifier(parts.environ)
     metrics = Metrics()
     watchers: list[Tracer] = [LogTracer(), metrics, *parts.watchers]
+    _have_threads()
     async with AsyncExitStack() as down:
         if settings.tracing.endpoint:
             traces = _make_exporter(settings, Tracers(tuple(watchers)))
@@ -132,6 +133,12 @@ async def serve(parts: Parts) -> None:
         notifier.stopping()
         tracer.step("daemon.stopping")
     log.info("daemon.stopped")
+
+
+def _have_threads() -> None:
+    """Those of `asyncio.to_thread`, as many as it would start one by one; ended with the loop."""
+    count = min(32, (os.cpu_count() or 1) + 4)
+    asyncio.get_running_loop().set_default_executor(native.full_pool(count, "asyncio"))
 
 
 @asynccontextmanager

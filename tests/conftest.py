@@ -74,6 +74,19 @@ def _children(pid: int) -> set[int]:
     return {int(word) for text in texts for word in text.split()}
 
 
+def started_s(pid: int) -> float:
+    """When a process began, on the clock of CLOCK_BOOTTIME; 0 for one that is gone.
+
+    proc(5) says that `children` may miss one while others end, so one that is new in it may be old.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    # Counted in whole ticks: one that began in the tick of the test's own beginning counts.
+    return (int(fields[19]) + 1) / os.sysconf("SC_CLK_TCK")
+
+
 @pytest.fixture(autouse=True)
 def leaves_nothing_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """Compare fds with children before and after each test.
@@ -81,7 +94,7 @@ def leaves_nothing_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     The core keeps idle inotify instances by design; they are closed first, so that one which it
     lost is seen.
     """
-    fds, children = open_fds(), child_pids()
+    fds, children, began_s = open_fds(), child_pids(), time.clock_gettime(time.CLOCK_BOOTTIME)
     yield
     native.close_idle_watches()
     if _left_open(fds):
@@ -89,7 +102,8 @@ def leaves_nothing_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     left = _left_for_good(fds)
     assert not left, f"left open: {left}"
     if request.node.get_closest_marker("restarts") is None:
-        assert not child_pids() - children, f"left running: {child_pids() - children}"
+        running = {pid for pid in child_pids() - children if started_s(pid) >= began_s}
+        assert not running, f"left running: {running}"
 
 
 def _left_for_good(before: dict[int, str]) -> dict[int, str]:

@@ -23,6 +23,7 @@ from agentd.native.forking import (
 )
 from agentd.native.injection import InjectPhase, InjectResult, InjectStatus, InjectTarget, inject
 from agentd.native.memory import CHUNK_BYTES, CopiedMemory, copy_memory
+from agentd.native.pools import full_pool
 from agentd.native.process import Process, SpawnRequest, discard_process, kill, spawn
 from agentd.native.readiness import close_idle_watches, wait_ready
 
@@ -53,6 +54,7 @@ __all__ = [
     "discard_fork",
     "discard_process",
     "fork",
+    "full_pool",
     "inject",
     "kill",
     "measure_tsc_khz",

@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -94,7 +93,7 @@ class CloudHypervisor:
         self._restorer = Restorer(
             can_fault=settings.can_fault, has_huge=settings.has_huge, paging=paging
         )
-        self._pool = ThreadPoolExecutor(starts + _BUILD_THREADS, thread_name_prefix="vmm")
+        self._pool = native.full_pool(starts + _BUILD_THREADS, "vmm")
 
     def __repr__(self) -> str:
         return f"<CloudHypervisor {self._settings.version}>"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from agentd import native
@@ -65,7 +64,7 @@ class Firecracker:
         self._cgroups = cgroups
         self._paging = paging
         self._arrivals = Arrivals()
-        self._pool = ThreadPoolExecutor(starts + _BUILD_THREADS, thread_name_prefix="vmm")
+        self._pool = native.full_pool(starts + _BUILD_THREADS, "vmm")
         self._spawner = Spawner(settings, cgroups, self._pool)
 
     def __repr__(self) -> str:

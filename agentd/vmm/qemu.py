@@ -6,7 +6,6 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -76,7 +75,7 @@ class Qemu:
     ) -> None:
         self._settings = settings
         self._cgroups = cgroups
-        self._pool = ThreadPoolExecutor(starts + _BUILD_THREADS, thread_name_prefix="vmm")
+        self._pool = native.full_pool(starts + _BUILD_THREADS, "vmm")
 
     def __repr__(self) -> str:
         return f"<Qemu {self._settings.version} {self._settings.accelerator.name}>"
