@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import psutil
 import pytest
 
 from agentd.errors import ErrorCode
@@ -133,6 +134,17 @@ async def node_process(
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()
+        _end_machines(settings.data_dir / "installation-id")
+
+
+def _end_machines(installation: Path) -> None:
+    """Those of a test that failed."""
+    if installation.exists():
+        marker = f"fake-vm:{installation.read_text().strip()}:"
+        for one in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if any(word.startswith(marker) for word in one.cmdline()):
+                    one.kill()
 
 
 async def _ready(process: asyncio.subprocess.Process) -> asyncio.Task[bytes]:
@@ -154,7 +166,7 @@ def small_disk(path: Path, options: str) -> Iterator[Path]:
     try:
         yield path
     finally:
-        subprocess.run(["umount", str(path)], check=True, timeout=30)
+        subprocess.run(["umount", "--lazy", str(path)], check=True, timeout=30)
 
 
 def fill(directory: Path, keep_bytes: int = 0) -> Path:
