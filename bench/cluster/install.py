@@ -17,6 +17,8 @@ EXAMPLES = DEPLOY / "examples"
 NAMESPACE = "agentcube-system"
 ACCOUNT = "snapstart-controlplane"
 AGENTS = "snapstart:agents"
+# What an administrator puts on a node whose container runtime has a sandboxer.
+AGENT_LABEL = {"snapstart.agentcube.volcano.sh/agentd": "true"}
 # What a Deployment or a DaemonSet would run is run by us.
 _APPLIED = (
     "namespace.yaml",
@@ -37,6 +39,11 @@ def installation(webhook_port: int) -> list[Object]:
     found = [item for file in _APPLIED for item in manifests.load(DEPLOY / file)]
     hooks = manifests.load(DEPLOY / "webhooks.yaml")
     return found + [called_by_url(item, webhook_port) for item in hooks]
+
+
+def daemon_set() -> list[Object]:
+    """The agents of nodes whose container runtime has a sandboxer."""
+    return manifests.load(DEPLOY / "agentd.yaml")
 
 
 def called_by_url(configuration: Object, port: int) -> Object:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.kube import flags, manifests, ports, probes
+from tests.kube import audit, flags, manifests, ports, probes
 from tests.kube.api import Api, ApiError, Object
 from tests.kube.assets import Assets, SandboxVersion
 from tests.kube.flags import LOOPBACK, Ports, Timings
@@ -60,6 +60,7 @@ class Cluster(Managed):
         self.identities = Identities(directory, self.url, [flags.address_to_dial(bind), *sans])
         self.kubeconfig = self.identities.admin_config
         self.api = Api(self.url, self.identities.ca, self.identities.admin)
+        self._audit = audit.write_policy(directory)
         self.servers: dict[str, Server] = {}
         self._assets = assets or Assets()
         self._has_manager, self._has_scheduler = controller_manager, scheduler
@@ -145,10 +146,27 @@ class Cluster(Managed):
 
     def kubeconfig_for_account(self, namespace: str, name: str, *, url: str | None = None) -> Path:
         """A kubeconfig with a token, good for a day, of a service account that exists."""
-        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"
+        token = self._token(namespace, name, {})
+        return self.identities.for_token(namespace, name, token, url=url)
+
+    def kubeconfig_for_pod(self, pod: Object) -> Path:
+        """The same for the account of a Pod that has its node, bound to it as a kubelet does it:
+        the token says on which node, and is good while the Pod is there."""
+        meta = pod["metadata"]
+        bound = {"kind": "Pod", "apiVersion": "v1", "name": meta["name"], "uid": meta["uid"]}
+        account = pod["spec"]["serviceAccountName"]
+        token = self._token(meta["namespace"], account, {"boundObjectRef": bound})
+        return self.identities.for_token(meta["namespace"], f"{account}-{meta['name']}", token)
+
+    def _token(self, namespace: str, account: str, spec: Mapping[str, Any]) -> str:
+        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token"
         asked = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest"}
-        reply = self.api.call("POST", path, {**asked, "spec": {"expirationSeconds": TOKEN_S}})
-        return self.identities.for_token(namespace, name, reply["status"]["token"], url=url)
+        body = {**asked, "spec": {"expirationSeconds": TOKEN_S, **spec}}
+        return str(self.api.call("POST", path, body)["status"]["token"])
+
+    def requests(self) -> list[audit.Request]:
+        """What the accounts of audit.GROUPS have asked so far."""
+        return audit.read(self._audit.log)
 
     def kubectl(self, *args: str, timeout_s: float = 30.0) -> str:
         """What `kubectl` prints to the administrator. Raises: CalledProcessError."""
@@ -186,6 +204,7 @@ class Cluster(Managed):
             self.identities.files,
             self.ports,
             self._timings,
+            self._audit,
             bind=self._bind,
             sans=self._sans,
             has_accounts=self._has_manager,

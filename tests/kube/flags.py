@@ -53,6 +53,14 @@ class Files:
     account_public: Path
 
 
+@dataclass(frozen=True)
+class Audit:
+    """What the API server writes down of requests, and where."""
+
+    policy: Path
+    log: Path
+
+
 def address_to_advertise(bind: str, sans: Sequence[str]) -> str:
     """The address that the API server tells others: its own, else the first among `sans`."""
     if not ipaddress.ip_address(bind).is_unspecified:
@@ -95,6 +103,7 @@ def apiserver(
     files: Files,
     ports: Ports,
     timings: Timings,
+    audit: Audit,
     *,
     bind: str,
     sans: Sequence[str],
@@ -123,6 +132,8 @@ def apiserver(
         "--enable-admission-plugins=NodeRestriction",
         f"--default-not-ready-toleration-seconds={timings.toleration_s}",
         f"--default-unreachable-toleration-seconds={timings.toleration_s}",
+        f"--audit-policy-file={audit.policy}",
+        f"--audit-log-path={audit.log}",
         "--shutdown-delay-duration=0s",
         "--profiling=false",
         *off,

@@ -2,7 +2,8 @@
 
 The kubelet does what the control plane can see of one: it keeps the Node alive, has the Pods bound
 to it started as the sandboxer decides by their annotations, says that they run, finishes deletions.
-No container runs.
+No container runs. A Pod without a runtime class is no sandbox; the agent's own, which the DaemonSet
+of deploy/ makes, is one, and agentd runs here with that Pod's token.
 """
 
 from __future__ import annotations
@@ -81,12 +82,14 @@ class Kubelet(Managed):
                 if time.monotonic() - beaten_s > _HEARTBEAT_S:
                     beaten_s = time.monotonic()
                     await asyncio.to_thread(heartbeat, self._world.cluster, self._name)
-                for pod in await asyncio.to_thread(self._pods):
+                for pod in await asyncio.to_thread(self.pods):
                     await self._look_after(pod)
                 await asyncio.sleep(_EVERY_S)
 
-    def _pods(self) -> list[Object]:
-        path = f"/api/v1/pods?fieldSelector=spec.nodeName={self._name}"
+    def pods(self, *more: str) -> list[Object]:
+        """The Pods of the node. more: further field selectors."""
+        selectors = ",".join([f"spec.nodeName={self._name}", *more])
+        path = f"/api/v1/pods?fieldSelector={selectors}"
         found: list[Object] = self._world.cluster.api.get(path)["items"]
         return found
 
@@ -98,7 +101,8 @@ class Kubelet(Managed):
             await asyncio.to_thread(self._finish, meta)
         elif meta["uid"] not in self.by_uid and not pod["status"].get("podIP"):
             with contextlib.suppress(RefusedError):  # a real one tries again, too
-                self.by_uid[meta["uid"]] = self._start(meta)
+                if pod["spec"].get("runtimeClassName"):
+                    self.by_uid[meta["uid"]] = self._start(meta)
                 await asyncio.to_thread(self._say_running, pod)
 
     def _start(self, meta: Object) -> Sandbox:
@@ -175,9 +179,23 @@ class SandboxerNode(Managed):
         """End all of it. Idempotent."""
         self._stack.close()
 
+    def _make_agent_pod(self) -> Object:
+        """Label the Node as an administrator does; returns what the DaemonSet makes of it."""
+        cluster = self._world.cluster
+        cluster.apply(install.daemon_set())
+        labels = {"metadata": {"labels": install.AGENT_LABEL}}
+        cluster.api.call("PATCH", f"/api/v1/nodes/{self.name}", labels, content_type=MERGE)
+        found: list[Object] = []
+
+        def is_there() -> bool:
+            found[:] = self.kubelet.pods(f"metadata.namespace={install.NAMESPACE}")
+            return bool(found)
+
+        cluster.wait_for(f"the agent's Pod on {self.name}", is_there)
+        return found[0]
+
     def _make_agentd(self) -> Server:
-        user = install.agent_user(self.name)
-        kubeconfig = self._world.cluster.kubeconfig_for(user, [install.AGENTS])
+        kubeconfig = self._world.cluster.kubeconfig_for_pod(self._make_agent_pod())
         node = self.kubelet.node
         settings = self.directory / "agentd.toml"
         settings.write_text(

@@ -19,6 +19,7 @@ from controlplane.kube.resource import NODES, PODS, SNAPSHOTS, sandboxes
 from tests.integration.cluster.conftest import SETTINGS
 from tests.integration.cluster.kuasar_node import SandboxerNode
 from tests.kube.api import Object
+from tests.kube.audit import refused
 from tests.kube.objects import exists
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
@@ -26,6 +27,9 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 PROVIDER = "snapstart.kuasar.io"
 RUNTIME_CLASS = "kuasar-vmm"
 TEMPLATE_KEY = "kuasar.io/template-key"
+ACCOUNTS = f"system:serviceaccount:{install.NAMESPACE}"
+AGENT_ACCOUNT = f"{ACCOUNTS}:snapstart-agentd"
+CONTROL_ACCOUNT = f"{ACCOUNTS}:{install.ACCOUNT}"
 
 
 @pytest.fixture(scope="module")
@@ -152,3 +156,9 @@ def test_of_a_deleted_snapshot_the_sandboxer_keeps_nothing(
     snapshot.delete(world)
     assert sandboxer.templates == {}
     assert not [one for one in sandboxer.sandboxes.values() if one.is_paused]
+
+
+def test_nobody_asked_for_what_no_role_allows(world: World) -> None:
+    requests = world.cluster.requests()
+    assert refused(requests) == []
+    assert {one.user for one in requests} == {AGENT_ACCOUNT, CONTROL_ACCOUNT}
