@@ -129,7 +129,8 @@ def apiserver(
         "--service-account-issuer=https://kubernetes.default.svc",
         f"--service-cluster-ip-range={SERVICE_RANGE}",
         "--authorization-mode=Node,RBAC",
-        "--enable-admission-plugins=NodeRestriction",
+        # The second is off by default, and on in OpenShift.
+        "--enable-admission-plugins=NodeRestriction,OwnerReferencesPermissionEnforcement",
         f"--default-not-ready-toleration-seconds={timings.toleration_s}",
         f"--default-unreachable-toleration-seconds={timings.toleration_s}",
         f"--audit-policy-file={audit.policy}",

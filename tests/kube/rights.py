@@ -101,3 +101,18 @@ def _rights_of(item: dict[str, Any]) -> Iterator[Right]:
                 for verb in rule["verbs"]:
                     for name in rule.get("resourceNames", [""]):
                         yield Right(role, group, resource, verb, name)
+
+
+def table(roles: Iterable[Listed]) -> str:
+    """What is granted, as docs/crds.md shows it."""
+    lines = ["| role | where | on | may | beyond the design, because |", "|---|---|---|---|---|"]
+    lines += [_line(one, row) for one in roles for row in one.rights if row.granted]
+    return "\n".join(lines) + "\n"
+
+
+def _line(one: Listed, row: Row) -> str:
+    where = f"`{one.namespace}`" if one.namespace else "everywhere"
+    named = f" {', '.join(f'`{name}`' for name in row.names)}" if row.names else ""
+    why = f"{', '.join(row.added)}: {row.why}" if row.added else ""
+    verbs = ", ".join(row.granted)
+    return f"| `{one.name}` | {where} | `{row.resource}`{named} | {verbs} | {why} |"

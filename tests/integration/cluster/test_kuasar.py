@@ -5,6 +5,8 @@ The sandboxer and the kubelet are stand-ins; agentd, the control plane, agent-sa
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -15,12 +17,14 @@ from bench.cluster import install, sessions, snapshot
 from bench.cluster.world import World
 from bench.demo import IMAGES
 from controlplane.api import names
-from controlplane.kube.resource import NODES, PODS, SNAPSHOTS, sandboxes
+from controlplane.kube.resource import LEASES, NODES, PODS, SNAPSHOTS, sandboxes
 from tests.integration.cluster.conftest import SETTINGS
 from tests.integration.cluster.kuasar_node import SandboxerNode
+from tests.integration.cluster.rights_used import unused
 from tests.kube.api import Object
 from tests.kube.audit import refused
 from tests.kube.objects import exists
+from tests.kube.rights import read_roles
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
@@ -29,6 +33,7 @@ RUNTIME_CLASS = "kuasar-vmm"
 TEMPLATE_KEY = "kuasar.io/template-key"
 ACCOUNTS = f"system:serviceaccount:{install.NAMESPACE}"
 AGENT_ACCOUNT = f"{ACCOUNTS}:snapstart-agentd"
+ROLE = ("ClusterRole", "snapstart-controlplane")
 CONTROL_ACCOUNT = f"{ACCOUNTS}:{install.ACCOUNT}"
 
 
@@ -148,6 +153,14 @@ def test_a_session_whose_snapshot_was_dropped_starts_cold_and_says_so(
     templates.update(dropped)
 
 
+def test_the_agent_goes_on_saying_that_it_lives(world: World, node: SandboxerNode) -> None:
+    path = LEASES.path(install.NAMESPACE, names.agent_lease(node.name))
+    first = world.cluster.api.get(path)["spec"]["renewTime"]
+    world.cluster.wait_for(
+        "the Lease renewed", lambda: world.cluster.api.get(path)["spec"]["renewTime"] != first
+    )
+
+
 def test_of_a_deleted_snapshot_the_sandboxer_keeps_nothing(
     world: World, node: SandboxerNode
 ) -> None:
@@ -158,7 +171,68 @@ def test_of_a_deleted_snapshot_the_sandboxer_keeps_nothing(
     assert not [one for one in sandboxer.sandboxes.values() if one.is_paused]
 
 
-def test_nobody_asked_for_what_no_role_allows(world: World) -> None:
+def test_every_request_was_allowed_and_every_right_of_the_agents_used(world: World) -> None:
     requests = world.cluster.requests()
-    assert refused(requests) == []
     assert {one.user for one in requests} == {AGENT_ACCOUNT, CONTROL_ACCOUNT}
+    assert refused(requests) == []
+    assert unused({"snapstart-agentd", "snapstart-agentd-replacing"}, requests) == set()
+
+
+@contextlib.contextmanager
+def taken_away(world: World, resource: str, verb: str) -> Iterator[None]:
+    """The control plane without one right."""
+    (role,) = [one for one in read_roles() if (one["kind"], one["metadata"]["name"]) == ROLE]
+    rules = [
+        {**rule, "verbs": [one for one in rule["verbs"] if one != verb]}
+        if resource in rule["resources"]
+        else rule
+        for rule in role["rules"]
+    ]
+    kept = [rule for rule in rules if rule["verbs"]]
+    world.cluster.apply([{**role, "rules": kept}])
+    try:
+        world.cluster.wait_for("the right gone", lambda: not may(world, verb, resource))
+        yield
+    finally:
+        world.cluster.apply([role])
+
+
+def may(world: World, verb: str, resource: str) -> bool:
+    """Whether the authorizer lets the control plane."""
+    plural, _, subresource = resource.partition("/")
+    asked = {"verb": verb, "group": names.GROUP, "resource": plural, "subresource": subresource}
+    review = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SubjectAccessReview",
+        "spec": {"user": CONTROL_ACCOUNT, "resourceAttributes": asked},
+    }
+    path = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+    return bool(world.cluster.api.call("POST", path, review)["status"]["allowed"])
+
+
+def words_about(world: World) -> str:
+    """What `kubectl describe` shows of the snapshot."""
+    found = world.cluster.api.get(SNAPSHOTS.path(sessions.NAMESPACE, snapshot.NAME))
+    path = f"/api/v1/namespaces/{sessions.NAMESPACE}/events"
+    events = world.cluster.api.get(f"{path}?fieldSelector=involvedObject.name={snapshot.NAME}")
+    return json.dumps([found.get("status"), [one["message"] for one in events["items"]]])
+
+
+@pytest.mark.parametrize(
+    ("resource", "verb"),
+    [("sandboxsnapshottasks", "create"), ("sandboxsnapshots/finalizers", "update")],
+)
+def test_without_one_right_the_run_fails_and_says_which(
+    world: World, resource: str, verb: str
+) -> None:
+    with SandboxerNode(world, Form.GRPC) as node:
+        world.cluster.wait_for("the node able to build", lambda: is_able(world, node.name))
+        with taken_away(world, resource, verb):
+            world.cluster.apply([declared()])
+            world.cluster.wait_for(
+                "403 Forbidden in status or events",
+                lambda: "403 Forbidden" in words_about(world),
+                deadline_s=60,
+            )
+            assert '"phase": "Ready"' not in words_about(world)
+        snapshot.delete(world)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import NamedTuple
 
 import pytest
 from rich.console import Console
@@ -16,20 +17,35 @@ from bench.cluster.world import NODES, World
 from bench.demo import IMAGES
 from controlplane.sessions.decision import StartReason
 from tests.integration.cluster.conftest import SETTINGS
+from tests.integration.cluster.rights_used import unused
+from tests.kube.audit import Request, refused
 
 pytestmark = [pytest.mark.cluster, pytest.mark.vm, pytest.mark.timeout(600)]
 
 PLAN = Plan(sessions=4, pool=1, cold=1, after=2)
 
 
+class Whole(NamedTuple):
+    """What came of it, what was asked of the API server for it."""
+
+    result: ClusterResult
+    requests: list[Request]
+
+
 @pytest.fixture(scope="module")
-def result(may_make_networks: None, guest_image: Image) -> ClusterResult:
+def whole(may_make_networks: None, guest_image: Image) -> Whole:
     """One whole life, over when the first test begins."""
     world = World(guest_image, IMAGES, settings=SETTINGS)
     with world:
         told = Story(world, PLAN, Console(file=io.StringIO())).tell()
+        requests = world.cluster.requests()
     assert world.leaks is not None
-    return compose(world, told, world.leaks, "v1")
+    return Whole(compose(world, told, world.leaks, "v1"), requests)
+
+
+@pytest.fixture(scope="module")
+def result(whole: Whole) -> ClusterResult:
+    return whole.result
 
 
 def test_nothing_is_otherwise_than_promised(result: ClusterResult) -> None:
@@ -108,6 +124,16 @@ def test_of_a_deleted_snapshot_neither_artifact_nor_record_is_left(result: Clust
 
 def test_nothing_is_left(result: ClusterResult) -> None:
     assert result.leaks.count == 0, result.leaks
+
+
+def test_every_request_was_allowed(whole: Whole) -> None:
+    assert whole.requests
+    assert refused(whole.requests) == []
+
+
+@pytest.mark.parametrize("role", ["snapstart-controlplane", "snapstart-virtual-node"])
+def test_every_right_was_used(whole: Whole, role: str) -> None:
+    assert unused({role}, whole.requests) == set()
 
 
 def test_everything_is_in_the_tables(result: ClusterResult) -> None:

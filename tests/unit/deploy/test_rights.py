@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from tests.integration.cluster.rights_used import ELSEWHERE
 from tests.kube.rights import (
     Listed,
+    Right,
     Row,
     read_list,
     read_roles,
     rights_granted,
     rights_listed,
+    table,
 )
 
+TESTS = Path(__file__).parents[2]
 LISTED = read_list()
 ROWS = [
     pytest.param(row, id=f"{role.kind} {role.name}: {row.resource} {'+'.join(row.names)}".strip())
@@ -61,3 +67,14 @@ def test_no_role_may_give_itself_more(role: Listed) -> None:
     rows = [row for row in role.rights if row.granted]
     assert not [row for row in rows if row.group == "rbac.authorization.k8s.io"]
     assert not [row for row in rows if set(row.granted) & {"escalate", "bind", "impersonate"}]
+
+
+@pytest.mark.parametrize("right", ELSEWHERE, ids=lambda one: f"{one.resource} {one.verb}")
+def test_what_whole_runs_do_not_use_is_granted_and_used_by_a_test(right: Right) -> None:
+    assert right in rights_granted(read_roles())
+    path, _, name = ELSEWHERE[right].partition("::")
+    assert f"def {name}(" in (TESTS / path).read_text()
+
+
+def test_the_documentation_shows_the_list() -> None:
+    assert table(LISTED) in (TESTS.parent / "docs" / "crds.md").read_text()
