@@ -240,7 +240,7 @@ def test_the_page_installs_upgrades_and_removes(
     assert "sandboxsnapshots.runtime.agentcube.volcano.sh" in crds_of(fresh)
     for command in rest:
         assert command[0] == "kubectl"
-        fresh.kubectl(*command[1:])
+        fresh.kubectl(*command[1:], timeout_s=150.0)
     assert "runtime.agentcube.volcano.sh" not in crds_of(fresh)
 
 
