@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import aiohttp
@@ -74,15 +75,15 @@ async def test_health_is_served_by_tcp_only_when_asked_for_and_nothing_else(tmp_
                 assert reply.status == status, path
 
 
-async def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+async def test_a_port_that_is_taken_is_named() -> None:
     (port,) = ports.choose(1)
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
     http = {"host": "127.0.0.1", "port": port}
-    async with running_daemon(tmp_path / "a", http=http):
-        with pytest.raises(ConfigError, match=f"http.port {port}"):
-            async with running_daemon(tmp_path / "b", http=http):
-                raise AssertionError("it listens where somebody else does")
+    # Directories of short names: sockets lie in them.
+    with TemporaryDirectory() as one, TemporaryDirectory() as other:
+        async with running_daemon(Path(one), http=http):
+            with pytest.raises(ConfigError, match=f"http.port {port}"):
+                async with running_daemon(Path(other), http=http):
+                    raise AssertionError("it listens where somebody else does")
 
 
 BEGIN = """
