@@ -27,7 +27,7 @@ DROP_INS = {
     "snap-pager-254.conf": ("snap-pager.service", "FileDescriptorStorePreserve"),
 }
 PROGRAMS = (
-    *("bin/kill", "bin/sh", "usr/bin/agentd", "usr/bin/snap-pager"),
+    *("bin/sh", "usr/bin/agentd", "usr/bin/snap-pager"),
     "usr/bin/snapstart-controlplane",
 )
 
