@@ -19,7 +19,7 @@ import psutil
 from agentd.errors import ErrorCode, PermanentError
 from tests.package.made import ROOT, run
 
-SUITE, MIRROR = "bookworm", "http://deb.debian.org/debian"
+SUITE = "bookworm"
 BASE = ROOT / "build" / "roots" / f"{SUITE}.tar"
 # $1 is the root, what follows are its own mounts.
 _COMMON = """
@@ -52,7 +52,8 @@ def make_base() -> Path:
         raise PermanentError(ErrorCode.PERMISSION_DENIED, message, hint="run it as root")
     BASE.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="snapstart-base-") as scratch:
-        run("debootstrap", "--variant=minbase", SUITE, f"{scratch}/root", MIRROR)
+        # From the mirror that debootstrap takes by itself.
+        run("debootstrap", "--variant=minbase", SUITE, f"{scratch}/root")
         shutil.rmtree(f"{scratch}/root/var/cache/apt/archives", ignore_errors=True)
         unfinished = BASE.with_suffix(".new")
         run("tar", "-C", f"{scratch}/root", "-cf", str(unfinished), ".")
