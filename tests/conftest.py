@@ -31,6 +31,10 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# A run that is told to end ends as by Ctrl-C: by itself it would leave machines, which are made to
+# outlive whoever started them.
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+
 # A shared machine stalls; what hypothesis would call slow says nothing of the code.
 settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
