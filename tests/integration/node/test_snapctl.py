@@ -1,4 +1,4 @@
-"""What the README tells people to type works as written, on real machines."""
+"""What people type at snapctl, on real machines."""
 
 from __future__ import annotations
 
@@ -23,17 +23,9 @@ from tests.integration.node.survey import settle
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(400)]
 
-ROOT = Path(__file__).parents[3]
 PROGRAMS = Path(sys.executable).parent
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-def readme(title: str) -> str:
-    text = (ROOT / "README.md").read_text()
-    found = re.search(rf"^## {title}\n(.*?)(?=^## )", text, re.M | re.S)
-    assert found
-    return found[1]
 
 
 def snapctl_at(socket: Path) -> Run:
@@ -70,43 +62,6 @@ def document(done: subprocess.CompletedProcess[str]) -> Any:
     """All of stdout is one JSON document."""
     assert done.stderr == ""
     return json.loads(done.stdout)
-
-
-@pytest.mark.usefixtures("guest_image")
-def test_the_readmes_commands_run_as_written(tmp_path_factory: pytest.TempPathFactory) -> None:
-    home = tmp_path_factory.mktemp("readme")
-    shell, example, _ = re.split(r"^```\w*\n", readme("Use it"), flags=re.M)
-    commands = "\n".join(re.findall(r"^ {4}(?=\S)(.*)$", shell, re.M))
-    script = f"""\
-        cd {ROOT}
-        trap 'test -z "$session" || snapctl session rm "$session"; kill %1; wait %1' EXIT
-        session=
-        {commands.replace(".venv/bin/", "")}
-        python -c "$EXAMPLE"
-        snapctl session list --json
-        """
-    environ = {
-        "SNAPSTART_PATHS__DATA_DIR": str(home / "data"),
-        "SNAPSTART_PATHS__RUN_DIR": str(home / "run"),
-        "SNAPSTART_PATHS__IMAGE_CACHE_DIR": str(IMAGES),
-        "SNAPSTART_CACHE_DIR": str(IMAGES),
-        "SNAPSTART_SOCKET": str(home / "run" / "agentd.sock"),
-        "PATH": f"{PROGRAMS}:{os.environ['PATH']}",
-        "EXAMPLE": example,
-    }
-    lines = [line.strip() for line in script.splitlines()]
-    done = subprocess.run(
-        ["bash", "-euc", "\n".join(lines)], capture_output=True, text=True, timeout=300,
-        check=False, env={**os.environ, **environ},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    said = done.stdout.splitlines()
-    assert f"template {TEMPLATE} is ready" in said
-    assert said.count("2") == 2, "one from exec, one from the Python example"
-    assert len(re.findall(r"'[0-9a-f]{8}'", done.stdout)) == 4
-    assert json.loads(done.stdout[done.stdout.index("{\n") : done.stdout.rindex("}") + 1]) == {
-        "sessions": []
-    }
 
 
 def test_images_are_built_once_and_listed(snapctl: Run, guest_image: Image) -> None:

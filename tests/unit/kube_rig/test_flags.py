@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from tests.kube import flags
-from tests.kube.flags import Files, Ports, Timings
+from tests.kube.flags import Audit, Files, Ports, Timings
 from tests.kube.pki import KeyPair
 
 PORTS = Ports(1, 2, 3, 4, 5, 6, 7)
 FILES = Files(Path("ca"), KeyPair(Path("crt"), Path("key")), Path("sa.key"), Path("sa.pub"))
+AUDIT = Audit(Path("policy"), Path("log"))
 
 
 def apiserver(bind: str, sans: tuple[str, ...] = (), *, has_accounts: bool = True) -> list[str]:
@@ -20,6 +21,7 @@ def apiserver(bind: str, sans: tuple[str, ...] = (), *, has_accounts: bool = Tru
         FILES,
         PORTS,
         Timings(toleration_s=7),
+        AUDIT,
         bind=bind,
         sans=sans,
         has_accounts=has_accounts,
