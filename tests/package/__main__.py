@@ -10,13 +10,16 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from bench.target import run_target
 from tests.package.journey import SDIST, WHEEL, Kind, walk
 from tests.package.made import Made, fetch_dependencies, make
 from tests.package.root import debian_root
+
+KINDS: Final = {kind.name: kind for kind in (WHEEL, SDIST)}
 
 
 def try_kind(made: Made, kind: Kind) -> dict[str, Any]:
@@ -35,7 +38,7 @@ def build(directory: Path) -> Made:
     return made
 
 
-def run(only_build: Path | None, *, as_json: bool) -> int:
+def run(only_build: Path | None, kinds: Sequence[Kind], *, as_json: bool) -> int:
     """Raises: PermanentError at the first thing that is not so."""
     if only_build is not None:
         found, made = [], build(only_build)
@@ -43,7 +46,7 @@ def run(only_build: Path | None, *, as_json: bool) -> int:
         with tempfile.TemporaryDirectory(prefix="snapstart-dist-") as scratch:
             made = build(Path(scratch))
             fetch_dependencies(made.directory)
-            found = [try_kind(made, kind) for kind in (WHEEL, SDIST)]
+            found = [try_kind(made, kind) for kind in kinds]
     if as_json:
         print(json.dumps({"version": made.version, "kinds": found, "exit_status": 0}))
     return 0
@@ -54,8 +57,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
     parser.add_argument("--only-build", type=Path, help="write the release there, try nothing")
+    parser.add_argument("--kind", choices=list(KINDS), help="try this form alone")
     args = parser.parse_args()
-    return run_target(lambda: run(args.only_build, as_json=args.json), as_json=args.json)
+    kinds = [kind for name, kind in KINDS.items() if args.kind in (None, name)]
+    return run_target(lambda: run(args.only_build, kinds, as_json=args.json), as_json=args.json)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -139,7 +140,7 @@ def remove(root: DebianRoot, before: dict[str, Any]) -> list[str]:
     """Away with everything. Returns: what was left until the data was removed too."""
     package, data = blocks("Remove")
     asked, uninstalled, removed = package.strip().splitlines()
-    named = set(re.findall(r' = "(.+)"$', do(root, asked), re.M))
+    named = named_directories(do(root, asked))
     do(root, uninstalled)
     ours = [path for path in read_tree(root.path) if _OURS.match(path)]
     expect(not ours, f"uninstalling left {ours}")
@@ -150,6 +151,11 @@ def remove(root: DebianRoot, before: dict[str, Any]) -> list[str]:
     do(root, data)
     expect_only(set(), left_behind(before, read_tree(root.path)), "removing its data")
     return left
+
+
+def named_directories(said: str) -> set[str]:
+    """What `agentd config check` says where data is; its lines are TOML."""
+    return set(tomllib.loads(said).values())
 
 
 def is_below(path: str, directory: str) -> bool:
