@@ -97,6 +97,7 @@ def ask_doctor(root: DebianRoot) -> tuple[int, list[dict[str, Any]]]:
 
 def do_as_doctor_tells(root: DebianRoot) -> list[str]:
     """Type the commands of its hints, until nothing but a daemon is missing; returns them."""
+    do(root, blocks(WHEEL.title)[1])
     status, wrong = ask_doctor(root)
     expect(status == ErrorCode.CONFIG_INVALID.exit_code, f"doctor ended with {status}: {wrong}")
     told = sorted({text for one in wrong for text in _TOLD.findall(one["hint"])}, reverse=True)
