@@ -44,7 +44,7 @@ def other_build(revision: str | None) -> Build:
 
 
 def copied_build(root: Path) -> Build:
-    """The same code in another place, whose version says so."""
+    """The same code in another place."""
     shutil.rmtree(root, ignore_errors=True)
     for name in _PACKAGES:
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import redis
 
@@ -96,11 +100,19 @@ def _replace(world: World, build: Build, tally: ControlTally) -> None:
     replica.stop()
     meanwhile = sessions.begin(world, snapshot.NAME)
     replica.server.env["PYTHONPATH"] = str(build.root)
+    _check_found(replica.server.env, build)
     replica.start()
     for begun in (meanwhile, sessions.begin(world, snapshot.NAME)):
         tally.begun += 1
         tally.restored += sessions.finish(world, begun).restored
         sessions.delete(world, begun.name)
+
+
+def _check_found(env: Mapping[str, str], build: Build) -> None:
+    """The interpreter finds that build's control plane, not the one installed beside it."""
+    ask = [sys.executable, "-c", "import controlplane; print(controlplane.__file__)"]
+    found = Path(subprocess.check_output(ask, env=env, cwd="/", text=True).strip())
+    assert found.parent == build.root / "controlplane", f"{found} is not of {build.name}"
 
 
 def _address(world: World, name: str) -> str:
