@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import aiohttp
 from kubernetes_asyncio.client import ApiClient, Configuration
@@ -19,6 +19,8 @@ from kubernetes_asyncio.config.incluster_config import (
 from controlplane.errors import ConfigError, InvariantError
 from controlplane.kube.kubeconfig import read_kubeconfig
 from controlplane.kube.owned_socket import OwnedSocket
+
+_PRIVATE: Final = ("_socket_factory", "_cleanup_closed_disabled", "_cleanup_closed")
 
 
 @dataclass(frozen=True)
@@ -62,16 +64,23 @@ async def open_session(settings: KubeSettings, environ: Mapping[str, str]) -> Ap
                 hint="check the kubeconfig, or the service account of this Pod",
             ) from exc
     client.user_agent = settings.user_agent
-    _own_sockets(client)
+    _own_connections(client)
     return client
 
 
-def _own_sockets(client: ApiClient) -> None:
-    """The library makes the connector, and offers no way to pass what makes its sockets."""
+def _own_connections(client: ApiClient) -> None:
+    """The library makes the connector, and offers no way to pass what it should be like.
+
+    A connection that a call gave up says good-bye over TLS and waits for the other side; the
+    connector has forgotten it by then, unless it is told to end such connections soon, and when it
+    is closed.
+    """
     connector: Any = client.rest_client.pool_manager.connector
-    if not hasattr(connector, "_socket_factory"):
-        raise InvariantError("this aiohttp makes its sockets in a way that is not known here")
+    if not all(hasattr(connector, name) for name in _PRIVATE):
+        raise InvariantError("this aiohttp keeps its connections in a way that is not known here")
     connector._socket_factory = _open_socket
+    connector._cleanup_closed_disabled = False  # `enable_cleanup_closed`
+    connector._cleanup_closed()
 
 
 def _open_socket(address: tuple[Any, ...]) -> OwnedSocket:

@@ -106,6 +106,7 @@ class Transport:
             response.content.set_exception(aiohttp.ClientConnectionError(_CLOSED))
         for session in self._sessions:
             await session.client.close()
+        await asyncio.sleep(0)  # what was aborted is closed by the next turn of the loop
 
     async def fetch(self, call: Call) -> bytes:
         """The body of a 2xx answer. Raises: what the status stands for; UnavailableError."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import ssl
 import subprocess
@@ -29,7 +30,9 @@ from controlplane.errors import (
 from controlplane.kube.api import KubeApi, WatchEvent, WatchKind
 from controlplane.kube.client import KubeClient, open_kube
 from controlplane.kube.connect import KubeSettings
+from controlplane.kube.owned_socket import OwnedSocket
 from controlplane.kube.resource import NODES, PODS, TASKS
+from tests.fakes.kube_silent import SilentTls
 from tests.fakes.kube_wire import Answer, WireServer, breaks, hangs, replies, serve_wire, streams
 from tests.kube.pki import Authority
 
@@ -401,6 +404,27 @@ async def test_closing_ends_what_is_open(server: WireServer, client: KubeClient)
     await client.close()
     for ended in await asyncio.gather(waiting, *calls, return_exceptions=True):
         assert isinstance(ended, UnavailableError)
+
+
+async def test_closing_ends_the_connections_of_calls_that_were_given_up(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    with SilentTls(authority.serving("server", ["127.0.0.1"])) as server:
+        config = _config(
+            tmp_path / "kube" / "config",
+            server.url,
+            **{"certificate-authority": str(authority.certificate)},
+        )
+        client = await _open(config)
+        call = asyncio.create_task(client.get(PODS, "p", "x"))
+        await asyncio.to_thread(server.was_asked.wait)
+        call.cancel()
+        await asyncio.wait([call])
+        await client.close()
+        assert not [sock for sock in gc.get_objects() if _is_open(sock)]
+
+
+def _is_open(found: object) -> bool:
+    return type(found) is OwnedSocket and found.fileno() >= 0
 
 
 async def test_a_token_that_is_refused_is_not_read_in_a_loop(
