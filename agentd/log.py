@@ -12,7 +12,9 @@ import structlog
 # Steps that every session repeats; an operator asks for them by level debug.
 _WARNING_SUFFIXES: Final = (".failed", ".lost", ".refused", ".ended_early", ".needs_restart")
 _INFO_EVENTS: Final = (
-    "daemon.", "template.", "adoption.", "session.ready", "session.ended", "pager.", "working_set.",
+    "daemon.", "template.", "adoption.", "session.ready", "session.ended", "pager.found",
+    "pager.started", "working_set.", "node.", "kuasar.", "sweep.", "pod.replaced", "pod.stuck",
+    "trace.export.",
 )  # fmt: skip
 
 

@@ -174,7 +174,7 @@ def _stale(active: ArtifactSet | None, source: Source | Problem) -> Condition:
 def _protocol(manifest: Manifest, policy: Policy) -> Condition:
     both = (*artifacts_of(manifest.active), *artifacts_of(manifest.pending))
     lacking = [one for one in both if one.message.startswith(PROTOCOL_NOT_SUPPORTED)]
-    kind = ConditionType.PROTOCOL_NOT_SUPPORTED
     if not lacking:
-        return _condition(kind, False, "NotReported")
-    return _condition(kind, True, "GuestLacksProtocol", join_messages(lacking, policy))
+        return _condition(ConditionType.PROTOCOL_NOT_SUPPORTED, False, "NotReported")
+    message = join_messages(lacking, policy)
+    return _condition(ConditionType.PROTOCOL_NOT_SUPPORTED, True, "GuestLacksProtocol", message)

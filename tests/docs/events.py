@@ -12,13 +12,16 @@ from typing import Final
 from agentd.log import choose_level
 from controlplane.api import builds
 from controlplane.api.manifest import SetReason
+from controlplane.api.types import ConditionType
 from controlplane.api.validation import ProblemKind
 from controlplane.runtimes.condition import Reason
 
 ROOT: Final = Path(__file__).parents[2]
-_LEVELS: Final = ("debug", "info", "warning", "error", "exception")
+LEVELS: Final = ("debug", "info", "warning", "error", "exception")
+# No field of the line: `**more`, and the exception whose traceback follows.
+_UNSEEN: Final = (None, "exc_info")
 # How what notes a step is called: a logger's methods, a tracer's, what is handed on of either.
-_NOTING: Final = (*_LEVELS, "step", "_step", "_report", "emit", "log")
+_NOTING: Final = (*LEVELS, "step", "_step", "_report", "emit", "log")
 _EVENT: Final = re.compile(r"[a-zA-Z_]+(\.[a-zA-Z_]+)+")
 # The guest's runtime logs nothing; the rest of agentd's commands talk to people.
 _SILENT: Final = ("agentd/guest", "agentd/cli")
@@ -88,7 +91,7 @@ def _note(
         return
     told = found.setdefault(event, LogEvent())
     told.levels.update(_levels(how, event, scope))
-    told.fields.update({one.arg: None for one in call.keywords if one.arg})
+    told.fields.update({one.arg: None for one in call.keywords if one.arg not in _UNSEEN})
     told.modules[str(path.relative_to(ROOT))] = None
 
 
@@ -111,7 +114,7 @@ def _part(node: ast.expr) -> str:
 
 
 def _levels(how: str, event: str, scope: ast.AST) -> Iterable[str]:
-    if how in _LEVELS:
+    if how in LEVELS:
         return ["error" if how == "exception" else how]
     if how in ("emit", "log"):
         return _chosen(how, scope)
@@ -129,8 +132,10 @@ def _chosen(name: str, scope: ast.AST) -> list[str]:
         if isinstance(node, ast.Assign)
         and any(isinstance(one, ast.Name) and one.id == name for one in node.targets)
     ]
-    words = [_name_of(node) for value in values for node in ast.walk(value)]
-    return [word for word in words if word in _LEVELS]
+    names = [
+        node.attr for value in values for node in ast.walk(value) if isinstance(node, ast.Attribute)
+    ]
+    return [name for name in names if name in LEVELS]
 
 
 # -- what is said on objects ----------------------------------------------------------------------
@@ -187,14 +192,13 @@ def strings(node: ast.expr) -> Iterator[str]:
 def condition_reasons() -> set[tuple[str, str]]:
     """Type and reason of every condition of a SandboxSnapshot, and of ours of a CodeInterpreter."""
     found = {("TemplateManaged", one.value) for one in Reason}
-    found |= {("Rebuilding", _camel(one.value)) for one in SetReason}
+    found |= {("Rebuilding", one.value.title().replace("_", "")) for one in SetReason}
     found |= {("Ready", reason) for reason in _problem_reasons()}
     for call in _package_calls("controlplane/snapshots"):
         if _name_of(call.func) == "Verdict":
             found |= {("Ready", one) for node in call.args[1:2] for one in strings(node)}
         if _name_of(call.func) == "_condition" and len(call.args) > 2:
-            kind = _camel(_name_of(call.args[0]).lower())
-            kind = "ProtocolNotSupported" if kind == "Kind" else kind
+            kind = ConditionType[_name_of(call.args[0])].value
             found |= {(kind, one) for one in strings(call.args[2])}
     return found
 
@@ -208,7 +212,3 @@ def _problem_reasons() -> set[str]:
         for one in strings(call.args[0])
     ]
     return {*given, *(one.value for one in ProblemKind)} - {_UNTOLD}
-
-
-def _camel(words: str) -> str:
-    return "".join(word.title() for word in words.split("_"))

@@ -27,6 +27,7 @@ from tests.adapters.monitoring.known_metrics import (
     controlplane_families,
     labels_of,
 )
+from tests.docs import events, meanings, reasons
 from tests.docs.advice import ADVICE
 
 ROOT: Final = Path(__file__).parents[2]
@@ -187,6 +188,53 @@ def errors_page() -> str:
     return page("Errors", intro, [table(("code", "exit", "HTTP", "what to do"), rows)])
 
 
+# -- events, conditions ---------------------------------------------------------------------------
+
+
+def events_page() -> str:
+    """What both programs log, and what they say on objects of Kubernetes."""
+    intro = (
+        "Logs go to standard error: lines of JSON, or of `key=value` pairs with "
+        '`log.format = "text"`, each with `timestamp`, `level`, `event`. Words in capitals stand '
+        "for what is filled in."
+    )
+    parts = [
+        f"## Log of agentd\n\n{_log_table('agentd', meanings.AGENTD)}",
+        "## Log of the control plane\n\nThose of `controlplane/kube` are agentd's too, where "
+        f"`node.enabled` is set.\n\n{_log_table('controlplane', meanings.CONTROL_PLANE)}",
+        "## Kubernetes Events\n\nOn transitions only; repetitions are counted up in one event. "
+        f"`snapctl snapshot describe` and `kubectl describe` show them.\n\n{_reasons_table()}",
+        "## Conditions\n\nOf a SandboxSnapshot; `TemplateManaged` "
+        "(`snapstart.agentcube.volcano.sh/TemplateManaged`) of a CodeInterpreter. That of a Node "
+        f"with Kuasar is in [kuasar.md](../kuasar.md#on-the-node).\n\n{_conditions_table()}",
+    ]
+    return page("Events and conditions", intro, parts)
+
+
+def _log_table(package: str, said: Mapping[str, str]) -> str:
+    rows = (
+        (
+            code(name),
+            " or ".join(sorted(one.levels, key=events.LEVELS.index)),
+            ", ".join(map(code, one.fields)),
+            ", ".join(map(code, one.modules)),
+            said.get(name, ""),
+        )
+        for name, one in events.log_events(package).items()
+    )
+    return table(("event", "level", "fields", "where", "meaning"), rows)
+
+
+def _reasons_table() -> str:
+    rows = ((code(name), *reason) for name, reason in reasons.EVENTS.items())
+    return table(("reason", "on", "what happened", "what to do"), rows)
+
+
+def _conditions_table() -> str:
+    rows = ((code(kind), code(why), *said) for (kind, why), said in reasons.CONDITIONS.items())
+    return table(("condition", "reason", "status", "meaning"), rows)
+
+
 # -- custom resources -----------------------------------------------------------------------------
 
 
@@ -266,6 +314,7 @@ MAKERS: Final[Mapping[str, Callable[[], str]]] = {
     "crds.md": crds_page,
     "chart.md": chart_page,
     "errors.md": errors_page,
+    "events.md": events_page,
 }
 
 

@@ -24,12 +24,10 @@ from agentd.guest import snapshot_restore_py
 from agentd.pager.failures import pager_error
 from agentd.settings import load_settings
 from agentd.wire import pager
-from controlplane.api import builds
-from controlplane.api.validation import ProblemKind
 from controlplane.cli import root as controlplane_command
-from controlplane.runtimes.condition import Reason
 from controlplane.sessions.decision import StartReason
 from controlplane.settings import load_settings as load_controlplane_settings
+from tests.docs.events import strings
 
 ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -100,47 +98,6 @@ def test_files_of_the_project_that_are_named_exist(page: Path) -> None:
 # --- tables against the code ---------------------------------------------------------------------
 
 
-def event_reasons(*packages: str) -> Iterator[str]:
-    """What the code gives as the reason of an event."""
-    for package in packages:
-        for file in (ROOT / package).glob("*.py"):
-            for node in ast.walk(ast.parse(file.read_text())):
-                if isinstance(node, ast.Call):
-                    yield from _reasons_of(node)
-
-
-# Which argument of a call is a reason, by the name of what is called.
-REASON_ARGUMENT = {
-    "EmitEvent": 0,
-    "Problem": 0,
-    "Refusal": 0,
-    "Report": 2,
-    "warning": 1,
-    "normal": 1,
-}
-
-
-def _reasons_of(call: ast.Call) -> Iterator[str]:
-    name = getattr(call.func, "id", getattr(call.func, "attr", ""))
-    place = REASON_ARGUMENT.get(name)
-    given = [keyword.value for keyword in call.keywords if keyword.arg == "event"]
-    if place is not None:
-        given += call.args[place : place + 1]
-    for node in given:
-        if isinstance(node, ast.Name):
-            yield getattr(builds, node.id, "")
-        yield from constants(node)
-
-
-def test_the_operator_page_has_every_event() -> None:
-    found = set(event_reasons("controlplane/snapshots", "agentd/node"))
-    # Deletion is a problem that no status tells; other reasons come from conditions, validation.
-    known = {one for one in found if one and one[0].isupper()} - {"Deleting"} | {"NoTargetNodes"}
-    known |= {kind.value for kind in ProblemKind}
-    documented = {row[0].strip("`") for row in rows(section(read("operator.md"), "Events"))}
-    assert documented - {"reason", "---"} == known | {reason.value for reason in Reason}
-
-
 def test_the_operator_page_has_every_reason_of_a_cold_start() -> None:
     table = section(read("operator.md"), "Why a session started cold")
     documented = {name for row in rows(table) for name in re.findall(r"`(\w+)`", row[0])}
@@ -163,13 +120,6 @@ def test_the_operator_page_has_every_reason_of_an_end() -> None:
     assert [reason for reason in EndReason if f"`{reason.value}`" not in text] == []
 
 
-def constants(node: ast.expr) -> Iterator[str]:
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        yield node.value
-    elif isinstance(node, ast.IfExp):
-        yield from (*constants(node.body), *constants(node.orelse))
-
-
 def kinds_in_the_guest() -> set[str]:
     """What the guest's code gives as the kind of a reason."""
     found: set[str] = set()
@@ -177,7 +127,7 @@ def kinds_in_the_guest() -> set[str]:
         for node in ast.walk(ast.parse(file.read_text())):
             is_call = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
             if is_call and node.func.id in ("Reason", "_more") and node.args:
-                found.update(constants(node.args[0]))
+                found.update(strings(node.args[0]))
     return found
 
 

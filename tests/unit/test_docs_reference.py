@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 
+from tests.docs import meanings, reasons
+from tests.docs.events import condition_reasons, event_reasons, log_events
 from tests.docs.reference import MAKERS, PAGES, unit_of
 
 
@@ -29,3 +33,21 @@ def test_nothing_stands_there_without_its_meaning(name: str) -> None:
 def test_units_are_those_of_the_names() -> None:
     assert unit_of("snapstart_template_bytes") == "bytes"
     assert unit_of("snapstart_sessions") == "count"
+
+
+@pytest.mark.parametrize(
+    ("package", "said"),
+    [("agentd", meanings.AGENTD), ("controlplane", meanings.CONTROL_PLANE)],
+    ids=["agentd", "control plane"],
+)
+def test_every_event_of_the_log_has_its_meaning(package: str, said: Mapping[str, str]) -> None:
+    assert set(said) == set(log_events(package))
+
+
+def test_every_reason_has_its_meaning() -> None:
+    assert set(reasons.EVENTS) == event_reasons()
+    assert set(reasons.CONDITIONS) == condition_reasons()
+
+
+def test_what_is_noted_by_one_of_two_levels_has_both() -> None:
+    assert log_events("agentd")["http.refused"].levels == {"debug", "warning"}
