@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml  # type: ignore[import-untyped]
 
+from agentd.tracing import check_endpoint
 from controlplane.api.crds import DIRECTORY
 from tests.kube.api import ApiError, Object
 from tests.kube.assets import Assets
@@ -28,6 +29,7 @@ NAMESPACE = "agentcube-system"
 EVERYTHING = (
     *("--set", "monitoring.serviceMonitor.enabled=true", "--set", "monitoring.rules.enabled=true"),
     *("--set", "monitoring.dashboard.enabled=true", "--set", "agentd.replaceStuck=true"),
+    *("--set", "tracing.endpoint=http://$(NODE_IP):4318"),
 )
 
 each_profile = pytest.mark.parametrize("profile", PROFILES)
@@ -129,6 +131,8 @@ def pod_of(owner: Object) -> Object:
         ("agentd.nodeSelector=null", "agentd.nodeSelector says which nodes"),
         ("controlPlane.settings.log=debug", "log"),
         ("store.own.maxMemory=lots", "/store/own/maxMemory"),
+        ("tracing.endpoint=collector:4317", "/tracing/endpoint"),
+        ("tracing.endpoint=http://user@collector", "/tracing/endpoint"),
     ],
 )
 def test_values_that_mean_nothing_are_refused(helm: Helm, wrong: str, said: str) -> None:
@@ -162,6 +166,43 @@ def test_settings_reach_the_programs(helm: Helm) -> None:
         given = {one["name"]: one.get("value") for one in container["env"]}
         assert expected.items() <= given.items()
         assert container["image"] == "snapstart:9"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "port"),
+    [
+        ("http://collector.observability:4318", 4318),
+        ("http://$(NODE_IP):4318", 4318),
+        ("http://[$(NODE_IP)]:4318", 4318),
+        ("https://collector.example/otlp", 443),
+        ("http://collector.example", 80),
+    ],
+)
+def test_both_programs_reach_the_collector_of_traces(helm: Helm, endpoint: str, port: int) -> None:
+    items = helm.template("--set", f"tracing.endpoint={endpoint}")
+    for kind, name in (("DaemonSet", "SNAPSTART"), ("Deployment", "SNAPSTART_CONTROLPLANE")):
+        [owner] = (item for item in items if item["kind"] == kind)
+        [container] = owner["spec"]["template"]["spec"]["containers"]
+        # What a variable refers to has to stand before it.
+        names = [one["name"] for one in container["env"]]
+        assert names.index("NODE_IP") < names.index(f"{name}_TRACING__ENDPOINT")
+        given = {one["name"]: one.get("value") for one in container["env"]}
+        assert given[f"{name}_TRACING__ENDPOINT"] == endpoint
+    seen = endpoint.replace("$(NODE_IP)", "::1" if "[" in endpoint else "10.0.0.7")
+    assert check_endpoint(seen) == ""
+    for program in ("snapstart-agentd", "snapstart-controlplane"):
+        assert port in open_ports(items, program)
+        assert 4318 not in open_ports(helm.template(), program)
+
+
+def open_ports(items: list[Object], program: str) -> set[int]:
+    """Where a program may connect to, by its policy."""
+    [policy] = (
+        item
+        for item in items
+        if item["kind"] == "NetworkPolicy" and item["metadata"]["name"] == program
+    )
+    return {one["port"] for rule in policy["spec"]["egress"] for one in rule.get("ports", ())}
 
 
 def test_rules_of_prometheus_come_whole(helm: Helm) -> None:

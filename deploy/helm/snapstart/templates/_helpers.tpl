@@ -13,4 +13,21 @@
     {{- range .Values.networkPolicy.apiServerPorts }}
     - port: {{ . }}
     {{- end }}
+{{- with .Values.tracing.endpoint }}
+# The collector of traces.
+- ports:
+    - port: {{ regexFind "^https?://[^/]+" . | regexFind ":[0-9]+$" | trimPrefix ":" | default (ternary 443 80 (hasPrefix "https:" .)) }}
+{{- end }}
+{{- end }}
+
+{{- /* Variables of traces; the argument has the values, and with what the program's settings begin. */}}
+{{- define "snapstart.tracing" -}}
+{{- with .values.tracing.endpoint }}
+- name: NODE_IP
+  valueFrom:
+    fieldRef:
+      fieldPath: status.hostIP
+- name: {{ $.prefix }}_TRACING__ENDPOINT
+  value: {{ . | quote }}
+{{- end }}
 {{- end }}
