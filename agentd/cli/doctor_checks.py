@@ -6,6 +6,7 @@ import enum
 import os
 import platform
 import re
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -102,6 +103,17 @@ def check_apt(host: Host) -> Check:
         return Check("apt lists", Level.OK, f"present in {folder}")
     hint = "run `apt-get update` before `snapctl image build`, or build with --rootfs"
     return Check("apt lists", Level.WARN, f"none in {folder}", hint)
+
+
+def check_lz4(host: Host) -> Check:
+    """The program that unpacks Debian's kernels while a guest image is built."""
+    path = shutil.which("lz4", path=host.environ.get("PATH"))
+    if path is not None:
+        return Check("lz4", Level.OK, path)
+    detail = (
+        "not in PATH: `snapctl image build` leaves the kernel packed, and every boot unpacks it"
+    )
+    return Check("lz4", Level.WARN, detail, "apt-get install lz4, then build guest images anew")
 
 
 def check_socket(host: Host) -> Check:

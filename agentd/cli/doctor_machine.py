@@ -31,6 +31,7 @@ from agentd.cli.doctor_monitors import MONITORS, gather_monitor, judge_monitor
 from agentd.client import calls
 from agentd.client.transport import Transport
 from agentd.errors import SnapStartError
+from agentd.pager.watch import is_wanted
 from agentd.settings import Settings
 
 
@@ -59,6 +60,7 @@ def run_machine_checks(machine: Machine) -> list[Check]:
         *_check_clock(host),
         *_check_limits(machine),
         basic.check_apt(host),
+        basic.check_lz4(host),
         basic.check_socket(host),
         basic.check_daemon(host),
         *_check_sockets(machine),
@@ -145,11 +147,13 @@ def _check_sockets(machine: Machine) -> list[Check]:
 
 
 def _has_pager(machine: Machine) -> bool:
-    """QEMU maps files itself; a page server that is there all the same is looked at."""
+    """One that nothing needs is looked at where it is there all the same."""
     settings = machine.settings
     if settings.pager.enabled == "off":
         return False
-    return settings.monitor.kind != "qemu" or settings.pager_socket.exists()
+    serves_kuasar = settings.pager.kuasar_socket is not None
+    is_needed = is_wanted(settings.monitor.kind, serves_kuasar=serves_kuasar)
+    return is_needed or settings.pager_socket.exists()
 
 
 def _check_far(machine: Machine) -> list[Check]:

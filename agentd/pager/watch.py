@@ -182,5 +182,9 @@ def trim_log(path: Path) -> None:
 
 
 def is_wanted(engine: str, *, serves_kuasar: bool) -> bool:
-    """Whether machines of this node need a page server. engine: of the monitor."""
-    return serves_kuasar or engine in ("firecracker", "cloud-hypervisor")
+    """Whether machines of this node need a page server. engine: of the monitor.
+
+    Firecracker knows only files besides. Cloud Hypervisor maps its template's memory; where it
+    cannot, it uses a page server that is there, and goes without one.
+    """
+    return serves_kuasar or engine == "firecracker"

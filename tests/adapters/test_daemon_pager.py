@@ -117,7 +117,7 @@ async def test_the_page_server_runs_on_when_the_daemon_stops(tmp_path: Path) -> 
     [
         ("qemu", {}, False),
         ("firecracker", {}, True),
-        ("cloud-hypervisor", {}, True),
+        ("cloud-hypervisor", {}, False),
         ("qemu", {"kuasar_socket": "/tmp/uffd.sock", "kuasar_dir": "/k"}, True),
     ],
     ids=["mapped files", "firecracker", "cloud hypervisor", "kuasar"],

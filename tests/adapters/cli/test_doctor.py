@@ -69,7 +69,12 @@ def test_a_monitor_that_never_answers_is_not_waited_for(tmp_path: Path) -> None:
 
 def test_a_machine_without_anything_gets_advice_for_everything(tmp_path: Path) -> None:
     empty = host(tmp_path)
-    for look in (doctor_checks.check_apt, doctor_checks.check_socket, doctor_checks.check_daemon):
+    for look in (
+        doctor_checks.check_apt,
+        doctor_checks.check_lz4,
+        doctor_checks.check_socket,
+        doctor_checks.check_daemon,
+    ):
         assert level_of(look(empty)) is not Level.OK
     assert judge_kvm(gather_kvm(empty)).level is Level.WARN
     facts = gather_kernel(empty, os.geteuid(), wants_pager=True)
@@ -206,6 +211,13 @@ def test_control_groups_and_package_lists_are_found(tmp_path: Path) -> None:
     assert level_of(doctor_checks.check_apt(host(tmp_path))) is Level.OK
 
 
+def test_the_program_that_unpacks_kernels_is_found(tmp_path: Path) -> None:
+    put(tmp_path, "bin/lz4", "")
+    (tmp_path / "bin/lz4").chmod(0o755)
+    there = host(tmp_path, environ={"PATH": str(tmp_path / "bin")})
+    assert level_of(doctor_checks.check_lz4(there)) is Level.OK
+
+
 def test_the_socket_must_be_one_and_not_open_to_everybody(
     daemon: FakeLocalApi, tmp_path: Path
 ) -> None:
@@ -234,8 +246,8 @@ IDS = (
     "system", "python", "agentd-settings", "kernel-userfaultfd", "memfd", "memfd-sealing", "pidfd",
     "pidfd_getfd", "cgroup", "cachestat", "kvm", "qemu", "firecracker", "cloud-hypervisor",
     "memory", "disk", "template-room", "clocksource", "tsc", "clock-sync", "limit-nofile",
-    "limit-tasks", "limit-memlock", "limit-maps", "apt-lists", "socket", "daemon", "pager-socket",
-    "kuasar-admin-socket", "cri-socket", "api-server", "store", "certificates",
+    "limit-tasks", "limit-memlock", "limit-maps", "apt-lists", "lz4", "socket", "daemon",
+    "pager-socket", "kuasar-admin-socket", "cri-socket", "api-server", "store", "certificates",
 )  # fmt: skip
 
 

@@ -112,10 +112,10 @@ def test_a_summary_of_nothing_is_no_share() -> None:
         ("qemu", False, False),
         ("qemu", True, True),
         ("firecracker", False, True),
-        ("cloud-hypervisor", False, True),
+        ("cloud-hypervisor", False, False),
     ],
 )
-def test_a_page_server_is_wanted_where_a_monitor_leaves_its_memory_to_it(
+def test_a_page_server_is_started_where_a_monitor_gains_by_it(
     engine: str, serves_kuasar: bool, wanted: bool
 ) -> None:
     assert is_wanted(engine, serves_kuasar=serves_kuasar) is wanted
