@@ -69,6 +69,14 @@ class CgroupTree:
             return cls(beside, installation, former=group)
         return cls(group if os.access(group, os.W_OK) else None, installation)
 
+    @classmethod
+    def prepared(cls, installation: str) -> CgroupTree:
+        """As `find`; groups of machines that are dead are gone, those to come may have limits."""
+        found = cls.find(installation)
+        found.remove_empty()
+        found.offer_controllers()
+        return found
+
     @property
     def _roots(self) -> list[Path]:
         return [root for root in (self.root, self.former) if root is not None]

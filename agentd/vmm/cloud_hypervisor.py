@@ -22,6 +22,7 @@ from agentd.store.memfd import check_sealed, create_memfd
 from agentd.units import MIB
 from agentd.vmm import cloud_hypervisor_config as configs
 from agentd.vmm import hybrid_vsock
+from agentd.vmm.adopting import Adopting
 from agentd.vmm.cgroup import CgroupTree
 from agentd.vmm.cloud_hypervisor_api import Api
 from agentd.vmm.cloud_hypervisor_explain import explained
@@ -32,7 +33,7 @@ from agentd.vmm.cloud_hypervisor_restoring import CloneStart, Restorer
 from agentd.vmm.cloud_hypervisor_save import MARGIN_BYTES
 from agentd.vmm.cloud_hypervisor_versions import OLDEST, Version, keeps_memory_in_file
 from agentd.vmm.explain import add_console
-from agentd.vmm.find import Finder, named_by_first_word, open_recorded, read_start_ticks
+from agentd.vmm.find import Finder, named_by_first_word, read_start_ticks
 from agentd.vmm.guest import start_guest
 from agentd.vmm.launch import opened
 from agentd.vmm.limits import Limits, choose_limits
@@ -72,7 +73,7 @@ class CloudHypervisorSettings:
     has_huge: bool = False
 
 
-class CloudHypervisor:
+class CloudHypervisor(Adopting[CloudMachine]):
     """The Cloud Hypervisor of this node. Implements `agentd.vmm.vmm.Vmm`.
 
     Starts block threads of their own for as long as they take, so that they do not keep what ends
@@ -87,8 +88,11 @@ class CloudHypervisor:
         starts: int = DEFAULT_STARTS,
         paging: Paging | None = None,
     ) -> None:
+        finder = Finder(
+            settings.installation, settings.vms_dir, settings.user_of, named_by_first_word
+        )
+        super().__init__(CloudMachine, finder, cgroups)
         self._settings = settings
-        self._cgroups = cgroups
         self._paging = paging
         self._restorer = Restorer(
             can_fault=settings.can_fault, has_huge=settings.has_huge, paging=paging
@@ -297,27 +301,7 @@ class CloudHypervisor:
             raise
         return Checkpoint(memory_fd, state_fd, self.facts(shape), progress.stages_ms)
 
-    # -- finding again --------------------------------------------------------------------
-
-    def adopt(self, record: VmRecord) -> CloudMachine | None:
-        """Take over a machine of an earlier daemon; None when that process is gone."""
-        pidfd = open_recorded(record)
-        if pidfd is None:
-            self.forget(record.vm_id)
-            return None
-        return CloudMachine(record, pidfd, is_child=False, cgroups=self._cgroups)
-
-    def find_all(self) -> list[VmRecord]:
-        """Every machine of this installation that runs on the host, journaled or not."""
-        settings = self._settings
-        finder = Finder(
-            settings.installation, settings.vms_dir, settings.user_of, named_by_first_word
-        )
-        return finder.find_all()
-
-    def forget(self, vm_id: str) -> None:
-        """Remove the control group of a machine that no longer runs. Idempotent."""
-        self._cgroups.remove(vm_id)
+    # -- ending ---------------------------------------------------------------------------
 
     async def finish(self) -> None:
         """End the merging of what forks touched. Idempotent.

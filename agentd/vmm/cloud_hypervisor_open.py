@@ -78,7 +78,4 @@ def open_cloud_hypervisor(
         can_fault=FaultAccess.read().is_open_to(is_root=euid == 0 and not is_unprivileged),
         has_huge=has_huge_shared_pages(),
     )
-    cgroups = CgroupTree.find(installation)
-    cgroups.remove_empty()
-    cgroups.offer_controllers()
-    return CloudHypervisor(settings, cgroups, starts, paging)
+    return CloudHypervisor(settings, CgroupTree.prepared(installation), starts, paging)

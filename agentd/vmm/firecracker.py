@@ -18,9 +18,10 @@ from agentd.store.loaded import LoadedTemplate
 from agentd.store.memfd import check_sealed
 from agentd.vmm import firecracker_config as configs
 from agentd.vmm import hybrid_vsock
+from agentd.vmm.adopting import Adopting
 from agentd.vmm.cgroup import CgroupTree
 from agentd.vmm.explain import add_console, read_log_tail
-from agentd.vmm.find import Finder, named_by_first_word, open_recorded
+from agentd.vmm.find import Finder, named_by_first_word
 from agentd.vmm.firecracker_api import Api, Load, check_supported
 from agentd.vmm.firecracker_arrival import Arrivals
 from agentd.vmm.firecracker_launch import FirecrackerLaunch
@@ -34,7 +35,7 @@ from agentd.vmm.limits import choose_limits
 from agentd.vmm.paging import Paging
 from agentd.vmm.require import KVM_DEVICE, require_access, require_compatible
 from agentd.vmm.start import Progress, unless_dead
-from agentd.vmm.vmm import BootSpec, Checkpoint, ForkSpec, Started, Vm, VmRecord
+from agentd.vmm.vmm import BootSpec, Checkpoint, ForkSpec, Started, Vm
 from agentd.wire.manifest import Machine as Shape
 from agentd.wire.manifest import VmmFacts
 
@@ -45,7 +46,7 @@ _BUILD_THREADS: Final = 2
 _BOOT_S: Final = 30.0  # until a monitor has read the kernel
 
 
-class Firecracker:
+class Firecracker(Adopting[FirecrackerMachine]):
     """The Firecracker of this node. Implements `agentd.vmm.vmm.Vmm`.
 
     Starts block threads of their own for as long as they take, so that they do not keep what ends
@@ -60,8 +61,11 @@ class Firecracker:
         starts: int = DEFAULT_STARTS,
         paging: Paging | None = None,
     ) -> None:
+        finder = Finder(
+            settings.installation, settings.vms_dir, settings.user_of, named_by_first_word
+        )
+        super().__init__(FirecrackerMachine, finder, cgroups)
         self._settings = settings
-        self._cgroups = cgroups
         self._paging = paging
         self._arrivals = Arrivals()
         self._pool = native.full_pool(starts + _BUILD_THREADS, "vmm")
@@ -265,27 +269,7 @@ class Firecracker:
         progress.reached("keep")
         return Checkpoint(memory_fd, state_fd, self.facts(saves.shape), progress.stages_ms)
 
-    # -- finding again --------------------------------------------------------------------
-
-    def adopt(self, record: VmRecord) -> FirecrackerMachine | None:
-        """Take over a machine of an earlier daemon; None when that process is gone."""
-        pidfd = open_recorded(record)
-        if pidfd is None:
-            self.forget(record.vm_id)
-            return None
-        return FirecrackerMachine(record, pidfd, is_child=False, cgroups=self._cgroups)
-
-    def find_all(self) -> list[VmRecord]:
-        """Every machine of this installation that runs on the host, journaled or not."""
-        settings = self._settings
-        finder = Finder(
-            settings.installation, settings.vms_dir, settings.user_of, named_by_first_word
-        )
-        return finder.find_all()
-
-    def forget(self, vm_id: str) -> None:
-        """Remove the control group of a machine that no longer runs. Idempotent."""
-        self._cgroups.remove(vm_id)
+    # -- ending ---------------------------------------------------------------------------
 
     async def finish(self) -> None:
         """End the merging of what forks touched. Idempotent.

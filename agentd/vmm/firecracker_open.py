@@ -50,7 +50,4 @@ def open_firecracker(
         user_of=choose_user(uid_base, host, euid, KVM),
         can_fault=FaultAccess.read().is_open_to(is_root=euid == 0 and not is_unprivileged),
     )
-    cgroups = CgroupTree.find(installation)
-    cgroups.remove_empty()
-    cgroups.offer_controllers()
-    return Firecracker(settings, cgroups, starts, paging)
+    return Firecracker(settings, CgroupTree.prepared(installation), starts, paging)

@@ -22,9 +22,10 @@ from agentd.store.loaded import LoadedTemplate
 from agentd.store.memfd import check_sealed, create_memfd, seal_memfd
 from agentd.units import MIB
 from agentd.vmm import qemu_argv
+from agentd.vmm.adopting import Adopting
 from agentd.vmm.cgroup import CgroupTree
 from agentd.vmm.explain import add_console, explain
-from agentd.vmm.find import Finder, named_by_option, open_recorded, read_start_ticks
+from agentd.vmm.find import Finder, named_by_option, read_start_ticks
 from agentd.vmm.launch import opened
 from agentd.vmm.limits import choose_limits
 from agentd.vmm.machine import QMP_SOCKET, Booted, ConsoleLog, Machine
@@ -63,7 +64,7 @@ class QemuSettings:
     user_of: Callable[[str], tuple[int, int] | None]
 
 
-class Qemu:
+class Qemu(Adopting[Machine]):
     """The QEMU of this node. Implements `agentd.vmm.vmm.Vmm`.
 
     Starts block threads of their own for as long as they take, so that they do not keep what ends
@@ -73,8 +74,10 @@ class Qemu:
     def __init__(
         self, settings: QemuSettings, cgroups: CgroupTree, starts: int = DEFAULT_STARTS
     ) -> None:
+        user_of = settings.user_of
+        finder = Finder(settings.installation, settings.vms_dir, user_of, named_by_option)
+        super().__init__(Machine, finder, cgroups)
         self._settings = settings
-        self._cgroups = cgroups
         self._pool = native.full_pool(starts + _BUILD_THREADS, "vmm")
 
     def __repr__(self) -> str:
@@ -287,25 +290,7 @@ class Qemu:
             )
         return result.times
 
-    # -- finding again --------------------------------------------------------------------
-
-    def adopt(self, record: VmRecord) -> Machine | None:
-        """Take over a machine of an earlier daemon; None when that process is gone."""
-        pidfd = open_recorded(record)
-        if pidfd is None:
-            self.forget(record.vm_id)
-            return None
-        return Machine(record, pidfd, is_child=False, cgroups=self._cgroups)
-
-    def find_all(self) -> list[VmRecord]:
-        """Every machine of this installation that runs on the host, journaled or not."""
-        settings = self._settings
-        finder = Finder(settings.installation, settings.vms_dir, settings.user_of, named_by_option)
-        return finder.find_all()
-
-    def forget(self, vm_id: str) -> None:
-        """Remove the control group of a machine that no longer runs. Idempotent."""
-        self._cgroups.remove(vm_id)
+    # -- ending ---------------------------------------------------------------------------
 
     def close(self) -> None:
         """End the threads. Idempotent."""

@@ -60,7 +60,4 @@ def open_qemu(
         vms_dir=vms_dir,
         user_of=choose_user(uid_base, host, euid, accelerator),
     )
-    cgroups = CgroupTree.find(installation)
-    cgroups.remove_empty()
-    cgroups.offer_controllers()
-    return Qemu(settings, cgroups, starts)
+    return Qemu(settings, CgroupTree.prepared(installation), starts)
