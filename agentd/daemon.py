@@ -27,7 +27,8 @@ from agentd.http.health_api import make_status_app
 from agentd.http.leaving import Leaving
 from agentd.http.local_api import make_app
 from agentd.http.observed import make_health, watch_engine, watch_health, watch_pager
-from agentd.log import LogTracer, configure_logging
+from agentd.log import LogTracer
+from agentd.log_setup import configure_logging
 from agentd.metrics import Metrics
 from agentd.monitors import MakeVmm, make_pager_watch, make_vmm
 from agentd.reload import Load, Reloader

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from agentd.engine.engine import Engine
 from agentd.engine.trace import Tracer
 from agentd.errors import ConfigError
-from agentd.log import configure_logging
+from agentd.log_setup import configure_logging
 from agentd.sdnotify import Notifier
 from agentd.settings import Settings, plan_reload
 

@@ -10,9 +10,9 @@ from typing import Final
 
 import click
 
+from agentd.log_setup import configure_logging
 from agentd.typed_settings import Problem, example_toml, show_json, show_toml, tell
 from controlplane.errors import ConfigError, ControlPlaneError
-from controlplane.log import configure_logging
 from controlplane.settings import Settings, load_settings, read_settings
 
 _DEFAULT_CONFIG: Final = Path("/etc/snapstart/controlplane.toml")

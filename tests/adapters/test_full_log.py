@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import errno
 import io
-from collections.abc import Callable
 
-import pytest
 import structlog
 
-import agentd.log
-import controlplane.log
+from agentd.log_setup import configure_logging
 
 
 class FullDisk(io.StringIO):
@@ -26,18 +23,11 @@ class FullDisk(io.StringIO):
             raise OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize(
-    "configure",
-    [
-        pytest.param(agentd.log.configure_logging, id="agentd"),
-        pytest.param(controlplane.log.configure_logging, id="control plane"),
-    ],
-)
-def test_a_log_that_is_full_goes_on_once_there_is_room(configure: Callable[..., None]) -> None:
+def test_a_log_that_is_full_goes_on_once_there_is_room() -> None:
     disk = FullDisk()
     before = structlog.get_config()
     try:
-        configure("info", "json", disk)
+        configure_logging("info", "json", disk)
         structlog.get_logger().info("nobody.hears")
         disk.is_full = False
         structlog.get_logger().info("somebody.hears")

@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 
 from agentd.kuasar.client import Form, KuasarClient, KuasarTemplate, PodRef
-from agentd.log import configure_logging
+from agentd.log_setup import configure_logging
 from agentd.providers.driver import CreateRequest, LocalArtifact
 from agentd.proxy.limits import Deadlines
 from agentd.proxy.run import Outside, serving

@@ -1,4 +1,4 @@
-"""Set up what is written to standard error."""
+"""Set up what a program writes to standard error."""
 
 from __future__ import annotations
 
