@@ -10,11 +10,9 @@ import socket
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 import structlog
-from aiohttp import web
 
 from agentd import __version__, native
 from agentd.engine.engine import Engine, Outside
@@ -24,9 +22,9 @@ from agentd.engine.trace import Tracer, Tracers
 from agentd.errors import ConfigError, ErrorCode
 from agentd.health import Health
 from agentd.http.health_api import make_status_app
-from agentd.http.leaving import Leaving
+from agentd.http.listening import listening, showing
 from agentd.http.local_api import make_app
-from agentd.http.observed import make_health, watch_engine, watch_health, watch_pager
+from agentd.http.observed import make_health, watch
 from agentd.log import LogTracer
 from agentd.log_setup import configure_logging
 from agentd.metrics import Metrics
@@ -41,7 +39,6 @@ from agentd.tracing import Exporter, TracingError
 from agentd.vmm.vmm import Finishing
 from agentd.wire.manifest import Machine
 
-_BACKLOG: Final = 1024
 _RELOAD: Final = (signal.SIGHUP,)
 _FACTS_OF: Final = Machine(memory_mib=256, vcpus=1)  # facts name a machine; the status needs none
 
@@ -81,26 +78,12 @@ async def serve(parts: Parts) -> None:
     log.info("daemon.starting", version=__version__, pid=os.getpid(), settings=describe(settings))
     notifier = Notifier(parts.environ)
     metrics = Metrics()
-    watchers: list[Tracer] = [LogTracer(), metrics, *parts.watchers]
     _have_threads()
     async with AsyncExitStack() as down:
-        if settings.tracing.endpoint:
-            traces = _make_exporter(settings, Tracers(tuple(watchers)))
-            await down.enter_async_context(traces.running())
-            watchers.append(SpanTracer(traces.offer))
-        tracer = Tracers(watchers)
+        tracer = await down.enter_async_context(_traced(parts, metrics))
         down.enter_context(_heeding_signals(parts))
-        make_private_dir(settings.data_dir, "paths.data_dir")
-        installation_id = read_installation_id(settings.data_dir)
-        # The store's lock is the daemon's: from here on no other one uses this directory.
-        store = TemplateStore(settings.data_dir, owner=installation_id, copier=parts.copier)
-        down.callback(store.close)
-        vmm = parts.make_vmm(settings, installation_id)
-        down.callback(vmm.close)
-        if isinstance(vmm, Finishing):
-            down.push_async_callback(vmm.finish)
-        outside = Outside(settings, vmm, store, tracer)
-        facts = vmm.facts(_FACTS_OF)
+        outside = await down.enter_async_context(_opened(parts, tracer))
+        facts = outside.vmm.facts(_FACTS_OF)
         pager = make_pager_watch(settings, facts.engine, tracer)
         tasks = Tasks(tracer)
         # Before machines are adopted: one whose memory nobody serves does not answer.
@@ -109,24 +92,18 @@ async def serve(parts: Parts) -> None:
             tasks.start("pager", pager.run(), eternal=True)
         down.push_async_callback(tasks.stop, settings.stop.requests_s)
         engine = await down.enter_async_context(_running(Engine(outside)))
-        watch_engine(metrics, engine)
-        watch_pager(metrics, pager)
         health = make_health(settings, engine, pager, facts.engine)
-        watch_health(metrics, health)
+        watch(metrics, engine, pager, health)
         client = None if pager is None else pager.client
         app = make_app(engine, engine.settings, metrics, facts, health, client)
-        await down.enter_async_context(_listening(app, settings))
+        await down.enter_async_context(listening(app, settings))
         if settings.http.port:
-            await down.enter_async_context(_showing(make_status_app(health, metrics), settings))
+            await down.enter_async_context(showing(make_status_app(health, metrics), settings))
         if settings.node.enabled:
             agents = Tasks(tracer)
             down.push_async_callback(agents.stop, settings.stop.builds_s)
             agents.start("node", _work_for_cluster(parts, engine, tracer, health), eternal=True)
-        if notifier.watchdog_s is not None:
-            tasks.start("watchdog", _feed_watchdog(notifier, notifier.watchdog_s), eternal=True)
-        if parts.load is not None:
-            reloader = Reloader(parts.load, settings, engine, notifier, tracer)
-            tasks.start("reload", reloader.run(parts.reload), eternal=True)
+        _start_for_systemd(parts, engine, notifier, tracer, tasks)
         tracer.step("daemon.ready", socket=str(settings.socket))
         notifier.ready(f"listening on {settings.socket}")
         down.callback(engine.sessions.refuse)
@@ -134,6 +111,46 @@ async def serve(parts: Parts) -> None:
         notifier.stopping()
         tracer.step("daemon.stopping")
     log.info("daemon.stopped")
+
+
+@asynccontextmanager
+async def _traced(parts: Parts, metrics: Metrics) -> AsyncIterator[Tracer]:
+    """Who is told of each step: log, metrics, whoever `parts` names, a collector of traces."""
+    watchers: list[Tracer] = [LogTracer(), metrics, *parts.watchers]
+    if not parts.settings.tracing.endpoint:
+        yield Tracers(watchers)
+        return
+    traces = _make_exporter(parts.settings, Tracers(tuple(watchers)))
+    async with traces.running():
+        yield Tracers([*watchers, SpanTracer(traces.offer)])
+
+
+@asynccontextmanager
+async def _opened(parts: Parts, tracer: Tracer) -> AsyncIterator[Outside]:
+    """The data directory, which is this daemon's alone from here on, and the monitor."""
+    settings = parts.settings
+    make_private_dir(settings.data_dir, "paths.data_dir")
+    installation_id = read_installation_id(settings.data_dir)
+    async with AsyncExitStack() as down:
+        # The store's lock is the daemon's.
+        store = TemplateStore(settings.data_dir, owner=installation_id, copier=parts.copier)
+        down.callback(store.close)
+        vmm = parts.make_vmm(settings, installation_id)
+        down.callback(vmm.close)
+        if isinstance(vmm, Finishing):
+            down.push_async_callback(vmm.finish)
+        yield Outside(settings, vmm, store, tracer)
+
+
+def _start_for_systemd(
+    parts: Parts, engine: Engine, notifier: Notifier, tracer: Tracer, tasks: Tasks
+) -> None:
+    """What a service manager asks for: signs of life, settings read again."""
+    if notifier.watchdog_s is not None:
+        tasks.start("watchdog", _feed_watchdog(notifier, notifier.watchdog_s), eternal=True)
+    if parts.load is not None:
+        reloader = Reloader(parts.load, parts.settings, engine, notifier, tracer)
+        tasks.start("reload", reloader.run(parts.reload), eternal=True)
 
 
 def _have_threads() -> None:
@@ -187,107 +204,6 @@ async def _work_for_cluster(parts: Parts, engine: Engine, tracer: Tracer, health
     from agentd.node.agent import run_agent
 
     await run_agent(parts.settings, engine, tracer, parts.environ, health)
-
-
-@asynccontextmanager
-async def _listening(app: web.Application, settings: Settings) -> AsyncIterator[None]:
-    """Serve the application on its Unix socket; on the way out finish requests, then abort them."""
-    leaving = Leaving(app)
-    runner = web.AppRunner(
-        app,
-        # A client that goes away takes its request with it: no session without an owner.
-        handler_cancellation=True,
-        access_log=None,
-        shutdown_timeout=settings.stop.requests_s,
-    )
-    with bound_socket(settings.socket, settings.socket_mode) as sock:
-        await runner.setup()
-        try:
-            await web.SockSite(runner, sock, backlog=_BACKLOG).start()
-            yield
-        finally:
-            if runner.server is not None:
-                leaving.begin(runner.server.connections)
-            await runner.cleanup()
-
-
-@asynccontextmanager
-async def _showing(app: web.Application, settings: Settings) -> AsyncIterator[None]:
-    """Serve health and metrics by TCP. Raises: ConfigError."""
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-    await runner.setup()
-    try:
-        http = settings.http
-        try:
-            await web.TCPSite(runner, http.host or None, http.port).start()
-        except OSError as exc:
-            raise ConfigError(
-                ErrorCode.CONFIG_INVALID,
-                f"listening on http.host {http.host!r}, http.port {http.port}: {exc.strerror}",
-                hint="choose another http.port, or stop what uses it",
-            ) from exc
-        # Event loops pass over address families that the kernel refuses.
-        if not runner.addresses:
-            raise ConfigError(
-                ErrorCode.CONFIG_INVALID,
-                f"listening on http.host {http.host!r}, http.port {http.port}: no address could be "
-                "opened, this process may have no network sockets",
-                hint="under systemd install the drop-in agentd-http.conf, or set http.port to 0",
-            )
-        yield
-    finally:
-        await runner.cleanup()
-
-
-@contextlib.contextmanager
-def bound_socket(path: Path, mode: int) -> Iterator[socket.socket]:
-    """A socket bound to a path, whose file is removed with it.
-
-    A file that a dead daemon left is removed; one that somebody listens on is not.
-    Raises: ConfigError.
-    """
-    make_private_dir(path.parent, "the directory of api.socket", 0o755)
-    _remove_stale(path)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    with contextlib.closing(sock):
-        try:
-            sock.bind(str(path))
-            # Nobody can connect before listen(2), so nobody slips in by a wider mode.
-            path.chmod(mode)
-            inode = path.stat().st_ino
-        except OSError as exc:
-            raise _cannot_listen(path, str(exc)) from exc
-        try:
-            yield sock
-        finally:
-            with contextlib.suppress(OSError):
-                if path.stat().st_ino == inode:
-                    path.unlink()
-
-
-def _remove_stale(path: Path) -> None:
-    if not path.exists():
-        return
-    if not path.is_socket():
-        raise _cannot_listen(path, "there is a file of that name that is not a socket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink()
-            return
-        except OSError as exc:
-            raise _cannot_listen(path, str(exc)) from exc
-    raise _cannot_listen(path, "somebody listens on it")
-
-
-def _cannot_listen(path: Path, why: str) -> ConfigError:
-    return ConfigError(
-        ErrorCode.CONFIG_INVALID,
-        f"listening on {str(path)!r}: {why}",
-        hint="stop what uses it, or choose another api.socket",
-    )
 
 
 def run(settings: Settings, environ: Mapping[str, str], load: Load) -> None:

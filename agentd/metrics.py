@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -18,6 +18,58 @@ _BUCKETS_S: Final = (
     *(0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0),
 )
 _STAGES: Final = ("spawn", "load", "resume", "inject", "guest_ready", "total")
+
+
+class _Plain(NamedTuple):
+    """A counter of events of one kind. labels: members of the event, and the series' own labels."""
+
+    series: str
+    text: str
+    labels: tuple[str, ...] = ()
+
+
+_PLAIN: Final = {
+    "session.ended": _Plain(
+        "snapstart_sessions_ended", "Sessions that ended, by reason.", ("reason",)
+    ),
+    "session.failed": _Plain(
+        "snapstart_session_failures",
+        "Sessions that never became ready, by error code, or cancelled.",
+        ("code",),
+    ),
+    "template.loaded": _Plain(
+        "snapstart_templates_loaded",
+        "Templates read back into memory, by where they were read from (disk, cache).",
+        ("source",),
+    ),
+    "pod.started": _Plain(
+        "snapstart_pod_starts",
+        "Machines of Pods, by how they started (snapshot, cold), and why a restore was none.",
+        ("start", "reason"),
+    ),
+    "pod.restore": _Plain(
+        "agentcube_snapstart_restore",
+        "Pods that a sandboxer was to restore, by what it did (restore, cold_start, unknown).",
+        ("result", "reason", "node", "runtime_kind"),
+    ),
+    "pod.stuck": _Plain(
+        "snapstart_stuck_pods",
+        "Pods that wait, or may, for an injection after a silent cold start, by sign "
+        "(gate_closed, not_ready).",
+        ("sign",),
+    ),
+    "pod.replaced": _Plain(
+        "snapstart_replaced_pods", "Pods deleted because they waited for an injection."
+    ),
+    "pager.served": _Plain(
+        "snapstart_pager_machines_served",
+        "Machines that the page server serves, by how their memory gets there, and why so.",
+        ("method", "why"),
+    ),
+    "pager.machine.failed": _Plain(
+        "snapstart_pager_machines_stopped", "Machines that the page server had to stop."
+    ),
+}
 
 # What the page server counts, by its own names.
 _PAGED: Final = {
@@ -36,54 +88,16 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._plain = {
+            event: self._counter(one.series, one.text, *one.labels) for event, one in _PLAIN.items()
+        }
         self._started = self._counter(
             "snapstart_sessions_started",
             "Sessions that became ready, by how their VM started (fork, cold, parked, adopted).",
             "start",
         )
-        self._ended = self._counter(
-            "snapstart_sessions_ended", "Sessions that ended, by reason.", "reason"
-        )
-        self._failed = self._counter(
-            "snapstart_session_failures",
-            "Sessions that never became ready, by error code, or cancelled.",
-            "code",
-        )
         self._built = self._counter(
             "snapstart_templates_built", "Builds, by outcome (ready, failed).", "outcome"
-        )
-        self._loaded = self._counter(
-            "snapstart_templates_loaded",
-            "Templates read back into memory, by where they were read from (disk, cache).",
-            "source",
-        )
-        self._pods = self._counter(
-            "snapstart_pod_starts",
-            "Machines of Pods, by how they started (snapshot, cold), and why a restore was none.",
-            "start",
-            "reason",
-        )
-        self._restores = self._counter(
-            "agentcube_snapstart_restore",
-            "Pods that a sandboxer was to restore, by what it did (restore, cold_start, unknown).",
-            *("result", "reason", "node", "runtime_kind"),
-        )
-        self._stuck = self._counter(
-            "snapstart_stuck_pods",
-            "Pods that wait, or may, for an injection after a silent cold start, by sign "
-            "(gate_closed, not_ready).",
-            "sign",
-        )
-        self._replaced = self._counter(
-            "snapstart_replaced_pods", "Pods deleted because they waited for an injection."
-        )
-        self._served = self._counter(
-            "snapstart_pager_machines_served",
-            "Machines that the page server serves, by how their memory gets there, and why so.",
-            *("method", "why"),
-        )
-        self._stopped = self._counter(
-            "snapstart_pager_machines_stopped", "Machines that the page server had to stop."
         )
         self._paged = {
             name: self._counter(f"snapstart_pager_{series}", text)
@@ -111,40 +125,21 @@ class Metrics:
     def step(self, event: str, /, **details: str | int | float) -> None:
         """Count one step; steps that no series is about are ignored."""
         match event:
+            case _ if (plain := _PLAIN.get(event)) is not None:
+                counter = self._plain[event]
+                labels = [str(details[name]) for name in plain.labels]
+                (counter.labels(*labels) if labels else counter).inc()
             case "session.ready":
                 self._on_ready(details)
-            case "session.ended":
-                self._ended.labels(str(details["reason"])).inc()
-            case "session.failed":
-                self._failed.labels(str(details["code"])).inc()
-            case "pod.started":
-                self._pods.labels(str(details["start"]), str(details["reason"])).inc()
-            case "pod.restore":
-                labels = ("result", "reason", "node", "runtime_kind")
-                self._restores.labels(*(str(details[name]) for name in labels)).inc()
-            case "pod.stuck":
-                self._stuck.labels(str(details["sign"])).inc()
-            case "pod.replaced":
-                self._replaced.inc()
-            case "pager.served":
-                self._served.labels(str(details["method"]), str(details["why"])).inc()
-            case "pager.machine.failed":
-                self._stopped.inc()
             case "pager.counted":
                 for name, counter in self._paged.items():
                     counter.inc(float(details[name]))
-            case "working_set.made":
-                self._working_sets.labels("made").inc()
-            case "working_set.failed":
-                self._working_sets.labels("failed").inc()
+            case "working_set.made" | "working_set.failed":
+                self._working_sets.labels(event.rpartition(".")[2]).inc()
+            case "template.ready" | "template.failed":
+                self._built.labels(event.rpartition(".")[2]).inc()
             case "trace.dropped":
                 self._spans_dropped.labels(str(details["why"])).inc(float(details["spans"]))
-            case "template.loaded":
-                self._loaded.labels(str(details["source"])).inc()
-            case "template.ready":
-                self._built.labels("ready").inc()
-            case "template.failed":
-                self._built.labels("failed").inc()
             case _:
                 pass
 

@@ -11,7 +11,7 @@ from agentd.engine.journal_records import (
     TemplateBegun,
     TemplateFailed,
 )
-from agentd.errors import ErrorCode, PermanentError, SnapStartError
+from agentd.errors import ErrorCode, PermanentError, SnapStartError, TransientError
 from agentd.store.loaded import LoadedTemplate
 from agentd.store.templates import BrokenTemplate, StoredTemplate
 from agentd.wire.api import TemplateState
@@ -100,6 +100,24 @@ def died(name: str) -> PermanentError:
     return PermanentError(
         ErrorCode.TEMPLATE_BUILD_FAILED,
         f"building template {name!r}: agentd ended before the template was sealed",
+        hint="remove it, build it again",
+    )
+
+
+def too_slow(template: Template) -> TransientError:
+    """For a build of which a stage did not end in time."""
+    return TransientError(
+        ErrorCode.DEADLINE_EXCEEDED,
+        f"building template {template.name!r}: stage {template.stage!r} took too long",
+        hint="raise that stage's time in the daemon's deadlines",
+    )
+
+
+def stopped(template: Template) -> TransientError:
+    """For a build that was cancelled."""
+    return TransientError(
+        ErrorCode.SHUTTING_DOWN,
+        f"building template {template.name!r}: it was stopped in stage {template.stage!r}",
         hint="remove it, build it again",
     )
 

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 from agentd.engine.adoption import FailTemplate
 from agentd.engine.build import Builder, BuildOrder, Built, HeldMachine, OnStage
@@ -21,6 +21,7 @@ from agentd.engine.journal_records import (
 )
 from agentd.engine.machines import BOOT_OVERHEAD_BYTES, Machines
 from agentd.engine.plans import Need, choose_machine
+from agentd.engine.reading import UNUSABLE, Reading
 from agentd.engine.records import Records
 from agentd.engine.tasks import Tasks, uninterrupted
 from agentd.engine.template import (
@@ -30,10 +31,10 @@ from agentd.engine.template import (
     from_broken,
     from_failed,
     from_store,
-    incompatible,
     rfc3339,
+    stopped,
+    too_slow,
 )
-from agentd.engine.threads import in_thread
 from agentd.engine.trace import Tracer
 from agentd.errors import (
     ErrorCode,
@@ -44,20 +45,16 @@ from agentd.errors import (
     UsageError,
 )
 from agentd.settings import LiveSettings
-from agentd.store.compatibility import classify_compatibility
 from agentd.store.load import Verified
 from agentd.store.loaded import LoadedTemplate
 from agentd.store.names import validate_name
-from agentd.store.progress import Steps
 from agentd.store.templates import StoredTemplate, TemplateStore
 from agentd.units import MIB
 from agentd.vmm.vmm import Vmm
 from agentd.wire.api import CreateTemplate, TemplateState
-from agentd.wire.manifest import Machine, Manifest, SnapshotFacts
+from agentd.wire.manifest import Machine, SnapshotFacts
 
 _Build = Callable[[OnStage], Coroutine[Any, Any, Built]]
-# What no second attempt mends.
-_UNUSABLE: Final = frozenset({ErrorCode.TEMPLATE_CORRUPT, ErrorCode.TEMPLATE_INCOMPATIBLE})
 
 
 class Templates:
@@ -81,7 +78,6 @@ class Templates:
         now_s: Callable[[], float],
         on_change: Callable[[], None],
     ) -> None:
-        self._vmm = vmm
         self._store = store
         self._builder = builder
         self._machines = machines
@@ -93,7 +89,8 @@ class Templates:
         self._now_s = now_s
         self._on_change = on_change
         self._all: dict[str, Template] = {}
-        self._checks = Checks(store, tasks, tracer, self._note_unusable)
+        self._reading = Reading(vmm, store, tasks, tracer, settings, on_change)
+        self._checks = Checks(store, tasks, tracer, self._reading.note_unusable)
 
     # -- what there is ----------------------------------------------------------------------
 
@@ -114,9 +111,9 @@ class Templates:
     def _restore(self, stored: StoredTemplate) -> None:
         template = self._all[stored.manifest.name] = from_store(stored)
         try:
-            self._require_compatible(stored.manifest)
+            self._reading.require_compatible(stored.manifest)
         except PermanentError as exc:
-            self._note_unusable(template, exc)
+            self._reading.note_unusable(template, exc)
         else:
             if not stored.has_digest:
                 self._checks.record_digest(template)
@@ -178,53 +175,7 @@ class Templates:
         is not ready any more then.
         Cancellation: the load goes on for whoever comes next.
         """
-        if template.memory is not None:
-            return template.memory
-        if template.loading is None:
-            name = f"template-load:{template.name}"
-            template.loading = self._tasks.start(name, self._load(template))
-        return await asyncio.shield(template.loading)
-
-    async def _load(self, template: Template) -> LoadedTemplate:
-        try:
-            async with asyncio.timeout(self._settings.deadlines.load_s):
-                template.memory = await in_thread(
-                    lambda cancel_fd: self._read(template.name, cancel_fd), LoadedTemplate.close
-                )
-        except SnapStartError as exc:
-            self._note_unusable(template, exc)
-            raise
-        finally:
-            template.loading = None
-        reading = template.memory.reading
-        assert reading is not None  # it was not built but read
-        self._tracer.step(
-            "template.loaded", template=template.name, source=reading.source, why=reading.why
-        )
-        return template.memory
-
-    def _read(self, name: str, cancel_fd: int) -> LoadedTemplate:
-        self._require_compatible(self._store.inspect(name).manifest)
-        return self._store.load(name, Steps(cancel_fd=cancel_fd))
-
-    def _require_compatible(self, manifest: Manifest) -> None:
-        reasons = classify_compatibility(manifest, self._vmm.facts(manifest.machine))
-        if reasons:
-            raise incompatible(manifest.name, reasons)
-
-    def _note_unusable(self, template: Template, error: SnapStartError) -> None:
-        """What cannot be read from disk is refused from here on without being read again.
-
-        Memory that was loaded before is sound: whoever has it keeps it.
-        """
-        is_final = error.code in _UNUSABLE and template.state is TemplateState.READY
-        if not is_final or template.memory is not None:
-            return
-        template.state, template.error = TemplateState.FAILED, error
-        self._tracer.step(
-            "template.check.failed", template=template.name, code=error.code.value, error=str(error)
-        )
-        self._on_change()
+        return await self._reading.load(template)
 
     async def inspect(self, name: str) -> StoredTemplate:
         """Look at a template on disk: its manifest, its files' sizes, whether it fits this monitor.
@@ -232,9 +183,7 @@ class Templates:
         Raises: UsageError TEMPLATE_NOT_FOUND; PermanentError TEMPLATE_CORRUPT,
         TEMPLATE_INCOMPATIBLE. Cancellation: harmless.
         """
-        stored = await asyncio.to_thread(self._store.inspect, name)
-        self._require_compatible(stored.manifest)
-        return stored
+        return await asyncio.to_thread(self._reading.inspect, name)
 
     async def verify(self, name: str) -> Verified:
         """Read a template's every byte from disk, whether it is loaded or not.
@@ -243,7 +192,7 @@ class Templates:
         with what is damaged, or what its build failed of. Cancellation: stops soon.
         """
         template = self.get(name)
-        if template.error is None or template.error.code not in _UNUSABLE:
+        if template.error is None or template.error.code not in UNUSABLE:
             self.require_ready(name)
         return await self._checks.verify(template)
 
@@ -342,9 +291,9 @@ class Templates:
         except SnapStartError as exc:
             self._fail(template, exc)
         except TimeoutError:
-            self._fail(template, _too_slow(template))
+            self._fail(template, too_slow(template))
         except asyncio.CancelledError:
-            self._fail(template, _stopped(template))
+            self._fail(template, stopped(template))
             raise
         except Exception as exc:
             self._fail(template, InvariantError(f"building template {template.name!r}: {exc!r}"))
@@ -466,22 +415,6 @@ class Templates:
             memory, template.memory = template.memory, None
             if memory is not None:
                 memory.close()
-
-
-def _too_slow(template: Template) -> SnapStartError:
-    return TransientError(
-        ErrorCode.DEADLINE_EXCEEDED,
-        f"building template {template.name!r}: stage {template.stage!r} took too long",
-        hint="raise that stage's time in the daemon's deadlines",
-    )
-
-
-def _stopped(template: Template) -> SnapStartError:
-    return TransientError(
-        ErrorCode.SHUTTING_DOWN,
-        f"building template {template.name!r}: it was stopped in stage {template.stage!r}",
-        hint="remove it, build it again",
-    )
 
 
 async def _settled(building: asyncio.Task[None]) -> None:

@@ -41,6 +41,13 @@ def make_health(
     return health
 
 
+def watch(metrics: Metrics, engine: Engine, pager: PagerWatch | None, health: Health) -> None:
+    """Offer gauges of everything."""
+    watch_engine(metrics, engine)
+    watch_pager(metrics, pager)
+    watch_health(metrics, health)
+
+
 def watch_engine(metrics: Metrics, engine: Engine) -> None:
     """Offer gauges of the engine."""
     metrics.watch(
