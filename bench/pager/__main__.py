@@ -28,13 +28,7 @@ from agentd.cli.demo_machine import describe_machine
 from agentd.errors import ConfigError, ErrorCode, UsageError
 from bench.machine import read_commit
 from bench.pager.judge import judge, mean_total_ms
-from bench.pager.lasting import (
-    IDLE_MACHINES,
-    Idle,
-    Restart,
-    measure_idle,
-    measure_restart,
-)
+from bench.pager.lasting import IDLE_MACHINES, Idle, measure_idle
 from bench.pager.measure import Found, measure_round
 from bench.pager.plot import Panel, Row, draw
 from bench.pager.prepare import Setting, prepare
@@ -52,8 +46,6 @@ class Everything:
 
     found: Found
     idle: Idle
-    kills: list[Restart] = field(default_factory=list)
-    calm: list[Restart] = field(default_factory=list)
     reports: dict[str, Any] = field(default_factory=dict)
     panels: list[Panel] = field(default_factory=list)
 
@@ -79,8 +71,6 @@ def measure_all(rounds: int, idle_machines: int) -> Everything:
             for number in range(rounds):
                 say(f"round {number + 1} of {rounds}")
                 measure_round(stand, setting, number, result.found)
-                result.kills.append(measure_restart(stand, setting, is_killed=True))
-                result.calm.append(measure_restart(stand, setting, is_killed=False))
             result.reports = {f"{share:.0%}": one.report for share, one in setting.sets.items()}
             result.panels = panels(setting, result.found)
             return result
@@ -118,14 +108,25 @@ def samples(result: Everything) -> dict[str, Any]:
         key: [[asdict(clone) for clone in clones] for clones in of_way]
         for key, of_way in result.found.rounds.items()
     }
-    return {"rounds": rounds, "faults_us": result.found.faults, "working_sets": result.reports}
+    found = result.found
+    steal = {"set_aside": found.set_aside, "disturbed": found.disturbed}
+    return {
+        "rounds": rounds,
+        "faults_us": found.faults,
+        "working_sets": result.reports,
+        "host_took_time": steal,
+    }
 
 
-def show_machine(machine: dict[str, Any], rounds: int) -> None:
+def show_machine(machine: dict[str, Any], rounds: int, found: Found) -> None:
     """What the figures come from."""
     words = f"{machine['cpu']}, {machine['cores']} processors, kernel {machine['kernel']}"
     print(f"{words}, virtual: {machine['virtualized']}, commit {machine['commit']}")
-    print(f"{rounds} rounds, every way in turn in each; median (lowest..highest) of the rounds\n")
+    print(f"{rounds} rounds, every way in turn in each; median (lowest..highest) of the rounds")
+    print(
+        f"{found.set_aside} samples set aside and taken again because the host took processor time "
+        f"meanwhile; {found.disturbed} kept in spite of it\n"
+    )
 
 
 def check_host() -> None:
@@ -154,8 +155,8 @@ def main() -> int:
         check_host()
         result = measure_all(rounds, idle_machines)
         machine = msgspec.to_builtins(describe_machine("", commit=read_commit()))
-        promises = judge(result.found, result.idle, result.kills, result.calm)
-        show_machine(machine, rounds)
+        promises = judge(result.found, result.idle)
+        show_machine(machine, rounds, result.found)
         show(promises)
         args.svg.write_text(draw("Time to a working set of 8,000 pages", result.panels))
         print(f"plot: {args.svg}", file=sys.stderr)

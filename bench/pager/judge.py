@@ -244,16 +244,14 @@ def tail_words(values_us: Sequence[float]) -> str:
     return f"{words} us of {len(ordered)}"
 
 
-def judge(
-    found: Found, idle_found: Idle, kills: Sequence[Restart], undisturbed: Sequence[Restart]
-) -> list[Promise]:
+def judge(found: Found, idle_found: Idle) -> list[Promise]:
     """Every row of the table."""
     return [
         *faults(found),
         prefetch(found),
         *working_set(found),
         memory(found),
-        *restart(kills, undisturbed),
+        *restart(found.kills, found.calm),
         *idle(idle_found),
         *reported(found),
     ]

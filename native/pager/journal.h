@@ -134,4 +134,16 @@ static inline void journal_mark_range(uint64_t *bits, uint64_t from, uint64_t to
                 journal_mark(bits, from);
 }
 
+/* As journal_mark_range(), while other threads mark other pages in this way. */
+static inline void journal_mark_together(uint64_t *bits, uint64_t from, uint64_t to)
+{
+        while (from < to) {
+                uint64_t end = (from / 64 + 1) * 64 < to ? (from / 64 + 1) * 64 : to;
+                uint64_t mask = (end - from == 64 ? UINT64_MAX : (UINT64_C(1) << (end - from)) - 1) << (from % 64);
+
+                __atomic_fetch_or(&bits[from / 64], mask, __ATOMIC_RELAXED);
+                from = end;
+        }
+}
+
 #endif

@@ -6,8 +6,9 @@
 #include "deadline.h"
 #include "fdutil.h"
 
-#define LINGER_NS 15000 /* about what a wake-up on another processor costs */
+#define LINGER_NS 120000 /* most faults of a guest that just resumed are nearer to each other */
 #define LINGER_DOUBT_MAX 8 /* one in 256 is tried then */
+#define LINGER_VAIN 2 /* as many successes are needed for each look-out in vain */
 #define NS_PER_MS INT64_C(1000000)
 
 int loop_open(struct loop *ret_loop)
@@ -190,7 +191,8 @@ static int linger(struct loop *loop)
                 n = epoll_wait(loop->epoll_fd, loop->round, LOOP_ROUND, 0);
         } while (n == 0 && now_ns() < until);
         if (n == 0)
-                loop->linger_doubt = LINGER_DOUBT_MAX;
+                loop->linger_doubt = loop->linger_doubt + LINGER_VAIN < LINGER_DOUBT_MAX ? loop->linger_doubt + LINGER_VAIN
+                                                                                       : LINGER_DOUBT_MAX;
         else if (loop->linger_doubt > 0)
                 loop->linger_doubt--;
         loop->linger_skips = (1U << loop->linger_doubt) - 1;

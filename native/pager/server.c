@@ -56,6 +56,7 @@ int server_open(struct server *server, const struct server_settings *settings, c
         *ret_why = "no memory or descriptors";
         r = loop_open(&server->loop);
         r = r ? r : reader_open(&server->reader, &server->loop, settings->readers);
+        r = r ? r : crew_open(&server->crew, crew_size());
         if (r)
                 return r;
         server->templates.reader = &server->reader;
@@ -63,6 +64,7 @@ int server_open(struct server *server, const struct server_settings *settings, c
         server->host = (struct vm_host){
                 .loop = &server->loop,
                 .reader = &server->reader,
+                .crew = &server->crew,
                 .templates = &server->templates,
                 .journal_fd = server->journal_fd,
                 .ready = server_vm_is_ready,
@@ -114,6 +116,7 @@ void server_close(struct server *server)
         free_all(&server->machines);
         free_all(&server->stopped);
         reader_close(&server->reader);
+        crew_close(&server->crew);
         kuasar_close(server->kuasar);
         keeper_close(&server->keeper);
         loop_close(&server->loop);

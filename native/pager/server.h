@@ -78,6 +78,7 @@ struct server {
         struct server_settings settings;
         struct loop loop;
         struct reader reader;
+        struct crew crew;
         struct templates templates;
         struct keeper keeper;
         struct vm_host host;

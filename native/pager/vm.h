@@ -19,6 +19,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "crew.h"
 #include "journal.h"
 #include "loop.h"
 #include "reader.h"
@@ -32,6 +33,7 @@ struct vm;
 struct vm_host {
         struct loop *loop;
         struct reader *reader;
+        struct crew *crew; /* for what is to be there before guests resume */
         struct templates *templates;
         int journal_fd; /* directory */
         /* What is to be there before the guest resumes is there. */

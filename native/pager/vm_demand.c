@@ -68,31 +68,20 @@ static bool may_come_along(const struct vm *vm, const struct place *place)
                !template_has(vm->template, place->image_page);
 }
 
-static bool is_next_to(const struct vm *vm, const struct place *place, int64_t by, enum content content)
+/* Returns how many pages come along, those that follow: memory is handed out and read upwards, by the guest's kernel
+ * too (mm/page_alloc.c, expand()), so what lies before has been asked for, or will not be. */
+static uint64_t find_followers(const struct vm *vm, const struct place *place, enum content content)
 {
+        uint64_t window = vm_head(vm)->fault_around_pages, n = 0;
         struct place other;
 
-        return vm_find_place(vm, place->address + (uint64_t)(by * IMAGE_PAGE_BYTES), &other) &&
-               other.region == place->region && may_come_along(vm, &other) && vm_content(vm, &other) == content;
-}
-
-/* Pages around one that was asked for, with content of the same kind, in the aligned window that holds it. */
-static void find_window(const struct vm *vm, const struct place *place, enum content content, uint64_t *ret_before,
-                        uint64_t *ret_after)
-{
-        uint64_t window = vm_head(vm)->fault_around_pages, at = place->image_page % window;
-        uint64_t before = 0, after = 0;
-
-        *ret_before = *ret_after = 0;
         if (window <= 1 || vm->touched || place->region->page_bytes != IMAGE_PAGE_BYTES ||
             template_has(vm->template, place->image_page))
-                return;
-        while (before < at && is_next_to(vm, place, -(int64_t)before - 1, content))
-                before++;
-        while (after < window - 1 - at && is_next_to(vm, place, (int64_t)after + 1, content))
-                after++;
-        *ret_before = before;
-        *ret_after = after;
+                return 0;
+        while (n < window - 1 && vm_find_place(vm, place->address + (n + 1) * IMAGE_PAGE_BYTES, &other) &&
+               other.region == place->region && may_come_along(vm, &other) && vm_content(vm, &other) == content)
+                n++;
+        return n;
 }
 
 /* Whether @pages pages come along: not if a disk had to be waited for, and only up to a bound, because
@@ -114,22 +103,25 @@ static bool may_fill_around(struct vm *vm, uint64_t image_page, uint64_t pages, 
 /* Fill the page and what comes along; the page itself first. @is_write: whoever asked wants to write. */
 static int64_t fill_around(struct vm *vm, const struct place *place, enum content content, bool is_write)
 {
-        const uint8_t *source = vm_source(vm, place->image_page);
-        uint64_t before, after;
-        struct place side = *place;
-        int64_t r = vm_fill(vm, *place, source, content, 1, is_write);
+        struct fill fill = {.place = *place,
+                            .source = vm_source(vm, place->image_page),
+                            .content = content,
+                            .pages = 1,
+                            .is_write = is_write};
+        uint64_t followers;
+        int64_t r = vm_fill(vm, fill);
 
         if (r < 0)
                 return r;
-        find_window(vm, place, content, &before, &after);
-        if (before + after == 0 || !may_fill_around(vm, place->image_page - before, before + after + 1, content))
+        followers = find_followers(vm, place, content);
+        if (followers == 0 || !may_fill_around(vm, place->image_page, followers + 1, content))
                 return r;
-        side.address += IMAGE_PAGE_BYTES;
-        side.page++;
-        r = vm_fill(vm, side, source + IMAGE_PAGE_BYTES, content, after, false);
-        side.address = place->address - before * IMAGE_PAGE_BYTES;
-        side.page = place->page - before;
-        return r < 0 ? r : vm_fill(vm, side, source - before * IMAGE_PAGE_BYTES, content, before, false);
+        fill.place.page++;
+        fill.place.address += IMAGE_PAGE_BYTES;
+        fill.source += IMAGE_PAGE_BYTES;
+        fill.pages = followers;
+        fill.is_write = false;
+        return vm_fill(vm, fill);
 }
 
 static void served(struct vm *vm, const struct parked *fault)
@@ -165,16 +157,6 @@ static void cold_work(struct job *job)
         cold->error = image_populate(&cold->vm->template->image, cold->image_page, cold->pages);
 }
 
-/* What is read for a page that is not in memory: all that may be filled with it. */
-static void find_reading(const struct vm *vm, const struct place *place, uint64_t *ret_page, uint64_t *ret_pages)
-{
-        uint64_t before, after;
-
-        find_window(vm, place, CONTENT_DATA, &before, &after);
-        *ret_page = place->image_page - before;
-        *ret_pages = before + after + place->region->page_bytes / IMAGE_PAGE_BYTES;
-}
-
 /* Let a reader wait for the disk. */
 static void read_first(struct vm *vm, const struct place *place, const struct parked *fault)
 {
@@ -185,7 +167,8 @@ static void read_first(struct vm *vm, const struct place *place, const struct pa
                 return;
         }
         *cold = (struct cold_fault){.job = {.work = cold_work, .done = cold_done}, .vm = vm, .fault = *fault};
-        find_reading(vm, place, &cold->image_page, &cold->pages);
+        cold->image_page = place->image_page;
+        cold->pages = find_followers(vm, place, CONTENT_DATA) + place->region->page_bytes / IMAGE_PAGE_BYTES;
         vm->n_jobs++;
         reader_submit(vm->host->reader, &cold->job);
 }

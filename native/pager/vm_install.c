@@ -5,7 +5,9 @@
 
 #include "deadline.h"
 
-#define INSTALL_PAGES 64 /* between two looks at who waits */
+#define INSTALL_PAGES 64 /* of each thread, between two looks at who waits */
+#define FILL_PAGES 32 /* at most in one go, so that threads finish together */
+#define FILLS_MAX 256
 #define RETRY_NS INT64_C(1000000)
 
 void vm_make_ready(struct vm *vm)
@@ -37,11 +39,10 @@ static bool continues(const struct vm *vm, const struct run *run, const struct r
         return !tells_writes(vm, run) || !((run->flags ^ next->flags) & TOUCH_WRITTEN);
 }
 
-/* Returns what is installed next, of at most @limit runs. */
-static struct span next_span(const struct vm *vm, size_t limit)
+/* Returns what is installed from run @first on, of runs before @limit. */
+static struct span next_span(const struct vm *vm, size_t first, size_t limit)
 {
         const struct template *template = vm->template;
-        size_t first = vm_head(vm)->next_run;
         const struct run *run = &template->set.runs[first];
         struct span span = {
                 .n_runs = 1,
@@ -77,23 +78,76 @@ static uint64_t stretch(const struct vm *vm, const struct span *span, uint64_t a
         return n;
 }
 
-static int64_t install(struct vm *vm, const struct span *span)
+/* What is installed between two looks at who waits. */
+struct batch {
+        struct vm *vm;
+        size_t n_runs; /* that are done with it */
+        uint64_t pages;
+        size_t n_fills;
+        struct fill fills[FILLS_MAX];
+};
+
+/* Add what is missing of @span. Returns false if there is no room for all of it; the rest comes with a later batch,
+ * for which what is installed by then is not missing. */
+static bool add_span(struct batch *batch, const struct span *span)
 {
-        int64_t installed = 0;
-
         for (uint64_t at = 0, n; at < span->pages; at += n ? n : 1) {
-                struct place place;
-                int64_t r;
+                struct fill *fill = &batch->fills[batch->n_fills];
 
-                n = stretch(vm, span, at, &place);
+                if (batch->n_fills == FILLS_MAX)
+                        return false;
+                n = stretch(batch->vm, span, at, &fill->place);
                 if (n == 0)
                         continue;
-                r = vm_fill(vm, place, span->source + at * IMAGE_PAGE_BYTES, span->is_zero ? CONTENT_ZERO : CONTENT_DATA,
-                         n, span->is_write);
-                if (r < 0)
-                        return r;
-                installed += r;
+                n = n < FILL_PAGES ? n : FILL_PAGES;
+                fill->source = span->source + at * IMAGE_PAGE_BYTES;
+                fill->pages = n;
+                fill->content = span->is_zero ? CONTENT_ZERO : CONTENT_DATA;
+                fill->is_write = span->is_write;
+                batch->n_fills++;
         }
+        batch->n_runs += span->n_runs;
+        batch->pages += span->pages;
+        return true;
+}
+
+/* Collect about @pages pages, of runs before @limit. */
+static void gather(struct batch *batch, uint64_t pages, size_t limit)
+{
+        size_t first = vm_head(batch->vm)->next_run;
+
+        while (first + batch->n_runs < limit && batch->pages < pages) {
+                struct span span = next_span(batch->vm, first + batch->n_runs, limit);
+
+                if (!add_span(batch, &span))
+                        return;
+        }
+}
+
+static void fill_one(void *data, size_t i)
+{
+        struct batch *batch = data;
+
+        vm_fill_pages(batch->vm, &batch->fills[i]);
+}
+
+/* Returns how many pages came, or the first error; then the runs count as missing still. */
+static int64_t install(struct batch *batch, struct crew *crew)
+{
+        struct crew_work work = {.piece = fill_one, .data = batch, .count = batch->n_fills};
+        int64_t installed = 0, error = 0;
+
+        crew_do(crew, &work);
+        for (size_t i = 0; i < batch->n_fills; i++) {
+                int64_t r = vm_count(batch->vm, &batch->fills[i]);
+
+                error = error ? error : (r < 0 ? r : 0);
+                installed += (int64_t)batch->fills[i].filled;
+        }
+        vm_head(batch->vm)->counters.prefetched += (uint64_t)installed;
+        if (error)
+                return error;
+        vm_head(batch->vm)->next_run += batch->n_runs;
         return installed;
 }
 
@@ -121,29 +175,30 @@ static bool has_content(struct vm *vm)
         return false;
 }
 
+/* The guest does not run yet: its processors are free. */
+static struct crew *helpers(const struct vm *vm)
+{
+        return vm->is_ready ? NULL : vm->host->crew;
+}
+
 bool vm_install_some(struct idler *idler)
 {
         struct vm *vm = container_of(idler, struct vm, installer);
-        int64_t pages = 0;
+        struct crew *crew = helpers(vm);
+        struct batch batch = {.vm = vm};
+        int64_t r;
 
-        while (vm_is_installing(vm) && pages < INSTALL_PAGES) {
-                struct span span;
-                int64_t r;
-
-                if (!has_content(vm))
-                        return false;
-                span = next_span(vm, template_warming(vm->template, vm_head(vm)->from_data)->ready_runs);
-                r = install(vm, &span);
-                if (r == -EAGAIN) {
-                        loop_set(vm->host->loop, &vm->retry, now_ns() + RETRY_NS);
-                        return false;
-                }
-                if (vm_classify(vm, r) < 0)
-                        return false;
-                vm_head(vm)->counters.prefetched += (uint64_t)r;
-                vm_head(vm)->next_run += span.n_runs;
-                pages += r;
+        if (vm_is_installing(vm) && !has_content(vm))
+                return false;
+        gather(&batch, INSTALL_PAGES * (1 + crew_helpers(crew)),
+               template_warming(vm->template, vm_head(vm)->from_data)->ready_runs);
+        r = install(&batch, crew);
+        if (r == -EAGAIN) {
+                loop_set(vm->host->loop, &vm->retry, now_ns() + RETRY_NS);
+                return false;
         }
+        if (vm_classify(vm, r) < 0)
+                return false;
         vm_check_image(vm);
         if (vm_is_installing(vm))
                 return !vm->is_stopping;

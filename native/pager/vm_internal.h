@@ -15,6 +15,18 @@ struct place {
 
 enum content { CONTENT_ZERO, CONTENT_DATA };
 
+/* Pages of one content that follow each other, from @place on. */
+struct fill {
+        struct place place;
+        const uint8_t *source; /* what they hold */
+        uint64_t pages;
+        enum content content;
+        bool is_write; /* whoever asked, or will ask, wants to write */
+        /* What came of it: */
+        uint64_t filled; /* here; those that were there already are skipped */
+        int64_t error; /* of uffd_copy(); 0: all of them are there now */
+};
+
 static inline struct journal_head *vm_head(const struct vm *vm)
 {
         return vm->journal.head;
@@ -39,11 +51,14 @@ bool vm_is_sharing(const struct vm *vm);
 /* Returns what the page holds in the image. */
 const uint8_t *vm_source(const struct vm *vm, uint64_t image_page);
 
-/* Fill @pages pages of one content that follow each other, from @place on. @source: what they hold.
- * Pages that are there already are skipped.
- * Returns how many were filled here, or a negative errno of uffd_copy(). */
-int64_t vm_fill(struct vm *vm, struct place place, const uint8_t *source, enum content content, uint64_t pages,
-                bool is_write);
+/* Fill pages and mark them. Other threads may fill other pages of the machine meanwhile. */
+void vm_fill_pages(const struct vm *vm, struct fill *fill);
+
+/* Count what a fill did. Returns how many pages it filled, or its error. */
+int64_t vm_count(struct vm *vm, const struct fill *fill);
+
+/* Both. */
+int64_t vm_fill(struct vm *vm, struct fill fill);
 
 /* -- vm_demand.c ----------------------------------------------------------------------------------- */
 

@@ -111,62 +111,63 @@ static int64_t fill_zeros(const struct vm *vm, const struct place *place, uint64
         return uffd_copy(vm->uffd.fd, place->address, zeros, bytes < ZEROS_BYTES ? bytes : ZEROS_BYTES);
 }
 
-static int64_t fill_once(const struct vm *vm, const struct place *place, const void *source, enum content content,
-                         uint64_t bytes, bool is_write)
+static int64_t fill_once(const struct vm *vm, const struct fill *fill, const struct place *place, const uint8_t *source,
+                         uint64_t bytes)
 {
-        if (content == CONTENT_ZERO)
-                return fill_zeros(vm, place, bytes, is_write);
-        if (vm_is_sharing(vm) && !is_write)
+        if (fill->content == CONTENT_ZERO)
+                return fill_zeros(vm, place, bytes, fill->is_write);
+        if (vm_is_sharing(vm) && !fill->is_write)
                 return uffd_continue(vm->uffd.fd, place->address, bytes);
         return uffd_copy(vm->uffd.fd, place->address, source, bytes);
 }
 
-static void count(struct vm *vm, const struct place *place, enum content content, bool is_write, uint64_t pages)
+void vm_fill_pages(const struct vm *vm, struct fill *fill)
+{
+        struct place place = fill->place;
+        const uint8_t *source = fill->source;
+        uint64_t page_bytes = place.region->page_bytes, left = fill->pages;
+
+        fill->filled = 0;
+        fill->error = 0;
+        while (left > 0) {
+                int64_t r;
+                uint64_t done;
+
+                kill_point(KILL_COPY);
+                r = fill_once(vm, fill, &place, source, left * page_bytes);
+                if (r < 0) {
+                        fill->error = r;
+                        return;
+                }
+                if (r == 0)
+                        kill_point(KILL_WAKE);
+                done = r ? (uint64_t)r / page_bytes : 1;
+                journal_mark_together(vm->journal.installed, place.page, place.page + done);
+                fill->filled += r ? done : 0;
+                left -= done;
+                place.page += done;
+                place.address += done * page_bytes;
+                source += done * page_bytes;
+        }
+}
+
+int64_t vm_count(struct vm *vm, const struct fill *fill)
 {
         struct journal_counters *counters = &vm_head(vm)->counters;
 
-        if (place->region->page_bytes == IMAGE_PAGE_BYTES && content == CONTENT_ZERO && !is_write)
-                counters->zeroed += pages;
-        else if (content == CONTENT_DATA && vm_is_sharing(vm) && !is_write)
-                counters->shared += pages;
+        if (fill->place.region->page_bytes == IMAGE_PAGE_BYTES && fill->content == CONTENT_ZERO && !fill->is_write)
+                counters->zeroed += fill->filled;
+        else if (fill->content == CONTENT_DATA && vm_is_sharing(vm) && !fill->is_write)
+                counters->shared += fill->filled;
         else
-                counters->copied += pages;
+                counters->copied += fill->filled;
+        return fill->error ? fill->error : (int64_t)fill->filled;
 }
 
-static void mark_installed(struct vm *vm, uint64_t page, uint64_t pages)
+int64_t vm_fill(struct vm *vm, struct fill fill)
 {
-        for (uint64_t i = 0; i < pages; i++)
-                journal_mark(vm->journal.installed, page + i);
-}
-
-/* Fill @pages pages of one content that follow each other, from @place on. @source: what they hold.
- * Pages that are there already are skipped.
- * Returns how many were filled here, or a negative errno of uffd_copy(). */
-int64_t vm_fill(struct vm *vm, struct place place, const uint8_t *source, enum content content,
-                    uint64_t pages, bool is_write)
-{
-        uint64_t page_bytes = place.region->page_bytes, left = pages;
-        int64_t filled = 0;
-
-        while (left > 0) {
-                int64_t r, done;
-
-                kill_point(KILL_COPY);
-                r = fill_once(vm, &place, source, content, left * page_bytes, is_write);
-                if (r < 0)
-                        return r;
-                if (r == 0)
-                        kill_point(KILL_WAKE);
-                done = r ? r / (int64_t)page_bytes : 1;
-                mark_installed(vm, place.page, (uint64_t)done);
-                count(vm, &place, content, is_write, r ? (uint64_t)done : 0);
-                filled += r ? done : 0;
-                left -= (uint64_t)done;
-                place.page += (uint64_t)done;
-                place.address += (uint64_t)done * page_bytes;
-                source += (uint64_t)done * page_bytes;
-        }
-        return filled;
+        vm_fill_pages(vm, &fill);
+        return vm_count(vm, &fill);
 }
 
 const uint8_t *vm_source(const struct vm *vm, uint64_t image_page)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import Any
 
 import pytest
@@ -97,7 +98,8 @@ def killed(longest_ms: float, wrong: int = 0) -> Restart:
 
 
 def broken(found: Found, idle_found: Idle = CALM_IDLE, kill: Restart | None = None) -> list[str]:
-    rows = judge(found, idle_found, [kill or killed(20)], [killed(1)])
+    found.kills, found.calm = [kill or killed(20)], [killed(1)]
+    rows = judge(found, idle_found)
     return [row.name for row in rows if not row.is_kept]
 
 
@@ -123,6 +125,25 @@ def test_a_limit_is_the_highest_value_that_is_kept(value: float, is_kept: bool) 
     row = compared("one", 0.75, [value], [1.0], "")
     assert row.is_kept is is_kept
     assert row.samples == {"ours": [value], "base": [1.0]}
+
+
+def take_with_steal(monkeypatch: pytest.MonkeyPatch, readings: list[float]) -> tuple[Found, int]:
+    """A sample, numbered by how often it was taken, while the host's counter goes on like this."""
+    found, taken = Found(), count(1)
+    monkeypatch.setattr("bench.pager.measure.read_steal_ms", iter(readings).__next__)
+    return found, found.take(lambda: next(taken))
+
+
+def test_a_sample_that_the_host_disturbed_is_taken_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, sample = take_with_steal(monkeypatch, [7.0, 8.0, 8.0, 10.0, 10.0, 10.0])
+    assert (sample, found.set_aside, found.disturbed) == (3, 2, 0)
+
+
+def test_where_the_host_always_disturbs_the_last_sample_is_kept_and_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found, sample = take_with_steal(monkeypatch, [float(n) for n in range(10)])
+    assert (sample, found.set_aside, found.disturbed) == (5, 4, 1)
 
 
 def test_a_crowd_counts_by_the_mean_of_its_machines() -> None:
