@@ -6,7 +6,7 @@
 #define WARM 0.95
 /* With less than this of what a machine touches, faults outside the working set are most of the cost. */
 #define GOOD_RECALL 0.8
-/* 64 KiB around a fault: 1.5 times as fast as single pages where 30 % of the touches are not recorded.
+/* 64 KiB with a fault: 1.5 times as fast as single pages where 30 % of the touches are not recorded.
  * 256 KiB was slower again and took 2.5 times the memory. */
 
 static struct choice on_demand(unsigned fault_around_pages, const char *why)

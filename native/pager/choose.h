@@ -5,7 +5,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define CHOOSE_AROUND_PAGES 16 /* around a demand fault: 64 KiB */
+#define CHOOSE_AROUND_PAGES 16 /* with a demand fault: 64 KiB, the page and what follows it */
 
 enum method {
         METHOD_DEMAND, /* every page when it is asked for */
@@ -28,7 +28,7 @@ struct choose_facts {
 struct choice {
         enum method method;
         bool from_data; /* copy from the working set's file, not from the image */
-        unsigned fault_around_pages; /* around a demand fault outside the working set; 1: none */
+        unsigned fault_around_pages; /* with a demand fault outside the working set, the page itself among them */
         const char *why; /* static text for the log and for people */
 };
 
