@@ -50,8 +50,8 @@ simulate: ## the control plane in SEEDS=10000 worlds that misbehave by seed
 	  $(if $(SEED),--seed $(SEED),--quick --seeds $(SEEDS))
 
 .PHONY: bench
-bench: ## the latency and memory promises, measured on this machine
-	@deploy/run-target '$(JSON)' $(PY) -m bench.promises
+bench: ## the promises and what they are made of, measured in ten minutes; FULL=1 for all samples
+	@deploy/run-target '$(JSON)' $(PY) -m bench.suites $(if $(FULL),--form full)
 
 .PHONY: lint
 lint: native ## the style checks alone

@@ -205,7 +205,8 @@ class World:
 
     @property
     def snapshot(self) -> SandboxSnapshot:
-        return self._read(SNAPSHOTS, SandboxSnapshot, NAME, NAMESPACE)
+        found: SandboxSnapshot = self._read(SNAPSHOTS, SandboxSnapshot, NAME, NAMESPACE)
+        return found
 
     @property
     def exists(self) -> bool:

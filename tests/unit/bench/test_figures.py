@@ -7,8 +7,7 @@ import pytest
 from agentd.cli import demo_starts
 from bench import bare_fork
 from bench.paired import paired_ratio
-from bench.promises import late_rounds, percentiles
-from bench.readiness import Readiness
+from bench.suites.promised import late_rounds, percentiles
 
 
 def test_both_sides_of_a_comparison_run_the_same_request() -> None:
@@ -41,5 +40,5 @@ def test_percentiles_are_given_in_milliseconds_with_their_number() -> None:
 
 
 def test_a_late_round_is_laid_to_the_machine_only_when_the_wait_explains_it() -> None:
-    found = Readiness([200.0, 5000.0, 6000.0], [90.0] * 3, [9000.0, 4800.0, 10.0])
-    assert late_rounds(found) == "2 over 1 ms, 1 of them for want of a free processor"
+    words = late_rounds([200.0, 5000.0, 6000.0], [9000.0, 4800.0, 10.0])
+    assert words == "2 over 1 ms, 1 of them for want of a free processor"

@@ -1,0 +1,105 @@
+"""What suites share: the form, the budget of each test, one node with one template."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from agentd.client.calls import status
+from agentd.image import Image, ImageSpec, build_image
+from bench.bare_fork import BareTemplate
+from bench.demo import IMAGES, MEMORY_MIB, TEMPLATE
+from bench.node import Node
+from bench.suites.budget import Allowance, Budget, Form
+from bench.suites.outcomes import OutcomesPlugin
+from bench.suites.series import Series
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The form, without which only what needs nothing but a processor runs."""
+    forms = [form.value for form in Form]
+    parser.addoption("--form", choices=forms, help="measure machines, servers, disks too")
+    parser.addoption("--outcomes", type=Path, help="where to write what was left out, what failed")
+    parser.addoption("--skip-machines", action="store_true", help="no virtual machines")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Outcomes, if they are asked for."""
+    if (path := config.getoption("--outcomes")) is not None:
+        config.pluginmanager.register(OutcomesPlugin(path))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what this run has not asked for."""
+    left = [item for item in items if not _is_wanted(config, item)]
+    items[:] = [item for item in items if item not in left]
+    if left:
+        config.hook.pytest_deselected(items=left)
+
+
+def _is_wanted(config: pytest.Config, item: pytest.Item) -> bool:
+    form, budget = config.getoption("--form"), budget_of(item)
+    if config.getoption("--skip-machines") and "node" in getattr(item, "fixturenames", ()):
+        return False
+    return budget is None or (form is not None and budget.rounds(Form(form)) > 0)
+
+
+def budget_of(item: pytest.Item) -> Budget | None:
+    """What the test's mark allows; None for one that needs nothing but a processor."""
+    mark = item.get_closest_marker("budget")
+    return None if mark is None else Budget(*mark.args, **mark.kwargs)
+
+
+def pytest_runtest_logstart(nodeid: str, location: Any) -> None:
+    """Say what is going on, past the report of pytest."""
+    print(f"measuring {nodeid.partition('test_')[2]}", file=sys.stderr, flush=True)
+
+
+@pytest.fixture
+def series(request: pytest.FixtureRequest, benchmark: BenchmarkFixture) -> Series:
+    """What this test measures, within its budget."""
+    budget, form = budget_of(request.node), request.config.getoption("--form")
+    assert budget is not None
+    return Series(benchmark, Allowance(budget, Form(form), time.monotonic))
+
+
+@pytest.fixture(scope="session")
+def image() -> Image:
+    """The guest image of the demonstration."""
+    return build_image(ImageSpec(), cache_dir=IMAGES)
+
+
+@pytest.fixture(scope="session")
+def node(image: Image) -> Iterator[Node]:
+    """A daemon with one template, named TEMPLATE."""
+    with Node(IMAGES, MACHINES__MEMORY_MIB=str(MEMORY_MIB)) as running:
+        running.build_template(TEMPLATE, str(image.directory), memory_mib=MEMORY_MIB)
+        yield running
+
+
+@pytest.fixture(scope="session")
+def machine(node: Node) -> str:
+    """What the node's machines are."""
+    return "kvm" if node.send(status()).accel == "kvm" else "qemu"
+
+
+@pytest.fixture(scope="session")
+def bare(image: Image, node: Node) -> Iterator[BareTemplate]:
+    """The same guest, frozen by the bare recipe."""
+    accel = node.send(status()).accel
+    with BareTemplate(image.directory, qemu="qemu-system-x86_64", accel=accel) as template:
+        yield template
+
+
+@pytest.fixture(scope="session")
+def scratch() -> Path:
+    """A directory on the disk of the checkout."""
+    IMAGES.parent.mkdir(exist_ok=True)
+    return IMAGES.parent

@@ -1,0 +1,58 @@
+"""A person sees every series with its failures, and what was not measured."""
+
+from __future__ import annotations
+
+from bench.suites.outcomes import Outcomes
+from bench.suites.samples import Benchmark, Info, Sample, _Stats
+from bench.suites.tables import failed, nearest_rank, series_table, shortened
+
+
+def sample(value: float | None, number: int = 0, cache: str = "warm", **dims: str) -> Sample:
+    return Sample(
+        series="fork", machine_kind="qemu", cache=cache, unit="ms", value=value, round=number,
+        at_s=0.0, dims=dims, error=None if value is not None else "it hung up",
+    )  # fmt: skip
+
+
+def test_a_percentile_is_a_sample() -> None:
+    ordered = [float(value) for value in range(1, 101)]
+    assert [nearest_rank(ordered, share) for share in (50, 95, 99, 100)] == [50, 95, 99, 100]
+    assert nearest_rank([7.0], 99) == 7.0
+
+
+def test_failures_are_counted_beside_what_succeeded() -> None:
+    (row,) = series_table([sample(1.0), sample(None, 1), sample(3.0, 2)]).rows
+    assert row == ["fork", "", "qemu", "warm", "2", "1", "1", "-", "-", "ms"]
+
+
+def test_warm_and_cold_share_no_line() -> None:
+    rows = series_table([sample(1.0), sample(9.0, cache="cold")]).rows
+    assert [(row[3], row[6]) for row in rows] == [("cold", "9"), ("warm", "1")]
+
+
+def test_a_series_that_only_failed_has_a_line() -> None:
+    (row,) = series_table([sample(None)]).rows
+    assert row[4:7] == ["0", "1", "-"]
+
+
+def test_a_tail_needs_its_samples() -> None:
+    few, many = ([sample(float(n), n) for n in range(count)] for count in (99, 100))
+    assert series_table(few).rows[0][7] == "-"
+    assert series_table(many).rows[0][7] == "94"
+
+
+def test_what_failed_is_told_in_words() -> None:
+    lines = failed([sample(1.0), sample(None, 1)], {"test_qmp.py::test_a_question": "no QEMU"})
+    assert lines == [
+        "failed: qmp.a_question: no QEMU",
+        "failed: 1 of 2 rounds of fork: it hung up",
+    ]
+
+
+def test_what_was_shortened_or_left_out_is_told() -> None:
+    short = Benchmark("test_cold.py::test_a", _Stats([1.0], 1, 1), Info(wanted=5))
+    outcomes = Outcomes(left_out=["test_fan_out.py::test_forks_at_once[128]"])
+    assert shortened([short], outcomes) == [
+        "shortened: cold.a: 1 of 5 rounds",
+        "left out: fan_out.forks_at_once[128]",
+    ]
