@@ -1,29 +1,23 @@
-"""How long does it take to find a session's restore intent?
+"""Find the restore intents of sessions, as often as is asked for, and say what each call took.
 
 The whole of `find_restore_intent`: index, one GET from a real Redis, hash of the session's pod
 spec, decision; nothing is cached. With 1, 100, 10,000 snapshots, in turn within one run, beside its
 two dear parts alone; then with a store that is dead, that is silent, and behind an open breaker.
 
-Each series tells what the clock said, and the same without the time in which this process or Redis
-was ready to run while others had the processors, which is the machine's part in a late call.
+Each call tells what the clock said, and for how long this process or Redis was ready to run while
+others had the processors, which is the machine's part in a late call.
 
-    python -m bench.lookup --rounds 3000
-
-A line of JSON for each series, on stdout. Needs redis-server, or redis-check-rdb, in PATH.
+Needs redis-server, or redis-check-rdb, in PATH.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import copy
-import json
 import os
-import platform
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -33,10 +27,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-import uvloop
 
-from agentd.cli.report_stats import quantile
-from bench.machine import read_commit
 from controlplane.api import names
 from controlplane.api.core import Sandbox, SandboxTemplate
 from controlplane.api.manifest import Artifact, ArtifactSet, Manifest, SetReference
@@ -56,7 +47,6 @@ SIZES: Final = (1, 100, 10_000)
 NODES: Final = 10
 NAMESPACES: Final = 20
 NOW: Final = datetime(2026, 1, 1, tzinfo=UTC)
-FLAT: Final = 1.5
 
 POD_SPEC: Final[dict[str, Any]] = {
     "runtimeClassName": "microvm",
@@ -283,8 +273,7 @@ async def measure_present(url: str, pid: int, rounds: int) -> dict[str, list[Sam
 
     calls |= {"bare GET": bare_get, "hash alone": bare_hash}
     try:
-        for one in populations:
-            await fill(store, one)
+        await fill(store, populations)
         pids = (os.getpid(), pid)
         await time_calls(calls, 50, pids)  # connections, caches of the processor
         return await time_calls(calls, rounds, pids)
@@ -300,11 +289,13 @@ def hash_alone(population: Population) -> str:
     return compute_hash(session_source(session.spec, template, CLASS))
 
 
-async def fill(store: ArtifactStore, population: Population) -> None:
-    """Store the manifests that are not there yet."""
-    for key, manifest in population.manifests.items():
-        if await store.get(key) is None:
-            await store.put(key, manifest, None)
+async def fill(store: ArtifactStore, populations: Sequence[Population]) -> None:
+    """Store every manifest in an empty store; populations share some."""
+    manifests = {
+        key: one for population in populations for key, one in population.manifests.items()
+    }
+    for key, manifest in manifests.items():
+        await store.put(key, manifest, None)
 
 
 async def measure_absent(directory: Path, rounds: int) -> dict[str, list[Sample]]:
@@ -348,67 +339,3 @@ async def _say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
     with contextlib.suppress(ConnectionError):
         await reader.read()
     writer.close()
-
-
-def describe(name: str, samples: Sequence[Sample]) -> dict[str, Any]:
-    """A series in a line. own: without the time spent waiting for a processor."""
-    wall = sorted(one.wall_us for one in samples)
-    own = sorted(one.wall_us - one.waited_us for one in samples)
-    shares = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
-    return {
-        "metric": name,
-        "unit": "us",
-        "samples": len(wall),
-        **{f"{label}_us": round(quantile(wall, share), 1) for label, share in shares.items()},
-        "max_us": round(wall[-1], 1),
-        **{f"own_{label}_us": round(quantile(own, share), 1) for label, share in shares.items()},
-        "machine": {"cpus": os.cpu_count(), "kernel": platform.release()},
-        "python": platform.python_version(),
-        "commit": read_commit(),
-        "load": round(os.getloadavg()[0], 2),
-        "wall_us": [round(one.wall_us, 1) for one in samples],
-    }
-
-
-def judge(lines: Sequence[dict[str, Any]]) -> list[str]:
-    """Which promises are broken."""
-    found = {line["metric"]: line for line in lines}
-    present = [found[f"lookup, {count} snapshots"] for count in SIZES]
-    broken = [f"{one['metric']}: p99 {one['p99_us']} us" for one in present if one["p99_us"] >= 1e3]
-    for share in ("own_p50_us", "own_p99_us"):
-        values = [one[share] for one in present]
-        if max(values) > FLAT * min(values):
-            broken.append(f"not flat in {share}: {values}")
-    for name in ("dead store", "silent store"):
-        absent, opened = found[f"lookup, {name}"], found[f"lookup, {name}, breaker open"]
-        if absent["max_us"] >= 200e3:
-            broken.append(f"{name}: max {absent['max_us']} us")
-        if opened["p99_us"] >= 1e3:
-            broken.append(f"{name}, breaker open: p99 {opened['p99_us']} us")
-    return broken
-
-
-async def run(rounds: int) -> list[dict[str, Any]]:
-    """Every series of one run."""
-    async with redis_server() as (url, pid):
-        samples = await measure_present(url, pid, rounds)
-    with tempfile.TemporaryDirectory(prefix="kv-") as directory:
-        samples |= await measure_absent(Path(directory), rounds)
-    return [describe(name, series) for name, series in samples.items()]
-
-
-def main() -> int:
-    """Exit status 1 when a promise is broken."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3000)
-    lines = uvloop.run(run(parser.parse_args().rounds))
-    for line in lines:
-        print(json.dumps(line))
-    broken = judge(lines)
-    for text in broken:
-        print(f"bench.lookup: {text}", file=sys.stderr)
-    return 1 if broken else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -17,7 +17,6 @@ import signal
 import sys
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -81,18 +80,19 @@ def run(form: Form, only: list[str], as_json: bool) -> int:
     promises = judge_promises(samples) if not only and form is not Form.SMOKE else []
     failures = tell(found, samples, promises, took_s)
     is_kept = all(one.is_kept for one in promises)
-    place = keep(samples)
-    print(f"samples: {place}")
+    told = _as_json(form, samples, promises, failures, found, took_s)
+    keep(samples, told)
     if as_json:
-        print(json.dumps(_as_json(form, samples, promises, failures, found, took_s)))
+        print(json.dumps(told))
     return 0 if is_kept and not failures else 1
 
 
-def keep(samples: list[Sample]) -> Path:
-    """Write every sample, a line each."""
-    path = DIRECTORY / "samples.jsonl"
-    path.write_text("".join(json.dumps(one) + "\n" for one in as_builtins(samples)))
-    return path
+def keep(samples: list[Sample], told: dict[str, Any]) -> None:
+    """Write every sample, a line each, and what was told of them."""
+    lines = "".join(json.dumps(one) + "\n" for one in as_builtins(samples))
+    (DIRECTORY / "samples.jsonl").write_text(lines)
+    (DIRECTORY / "result.json").write_text(json.dumps(told, indent=1) + "\n")
+    print(f"every sample: {DIRECTORY / 'samples.jsonl'}")
 
 
 def _as_json(

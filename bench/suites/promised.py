@@ -155,6 +155,18 @@ def _decision(found: Found) -> tuple[bool, str]:
     return max(tails) < 1, f"{words} ms with 1, 100, 10,000 snapshots"
 
 
+def _flat(found: Found) -> tuple[bool, str]:
+    """Without the waits for a processor, which a larger index does not cause."""
+    own = [statistics.median(found.values("lookup.own", case=case)) for case in LOOKUPS]
+    return max(own) <= 1.5 * min(own), f"{own[-1] / own[0]:.2f} ({own[-1] / 1e3:.3f} ms)"
+
+
+def _breaker(found: Found) -> tuple[bool, str]:
+    cases = ("dead store, breaker open", "silent store, breaker open")
+    tails = [_tail(found.values("lookup", case=case), 99) / 1e3 for case in cases]
+    return max(tails) < 1, f"dead {tails[0]:.3f} ms, silent {tails[1]:.3f} ms"
+
+
 def _no_store(found: Found) -> tuple[bool, str]:
     cases = ("dead store", "silent store")
     most = [max(found.values("lookup", case=case)) / 1e3 for case in cases]
@@ -185,7 +197,9 @@ _ROWS: Sequence[tuple[str, str, Callable[[Found], tuple[bool, str]]]] = (
     ("inject", "p50 < 0.5 ms", _inject),
     ("seal / plain copy, throughput", ">= 0.8x", _sealing),
     ("decision about a session", "p99 < 1 ms", _decision),
+    ("decision, 10,000 snapshots / 1", "<= 1.5", _flat),
     ("decision without a store", "< 200 ms", _no_store),
+    ("decision, breaker open", "p99 < 1 ms", _breaker),
     (
         "Kuasar, JSON form / client in C",
         "<= 3.0",

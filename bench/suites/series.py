@@ -86,13 +86,21 @@ class Series:
         except _EnoughError:
             # The rounds that there are count; pytest-benchmark takes any exception for a failure.
             self._benchmark.has_error = False
+        except BaseException:
+            self._benchmark.has_error = True
+            raise
 
     def once(self, measure: Callable[[], T]) -> T:
         """Run what takes many samples itself; its own time is no sample."""
         self._info["is_batch"] = True
         self._info["at_s"].append(time.time())
         self.number = 0
-        result: T = self._run(measure, rounds=1)
+        try:
+            result: T = self._run(measure, rounds=1)
+        except BaseException:
+            # pytest-benchmark cannot write down one that was interrupted before its first round.
+            self._benchmark.has_error = True
+            raise
         return result
 
     def also(self, name: str, value: float, **about: Any) -> None:

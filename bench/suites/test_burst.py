@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -16,11 +17,12 @@ from bench.demo import TEMPLATE
 from bench.node import Node
 from bench.suites.series import FAILURES, Series
 
-KNEE = 2
+# More clients than processors bring no more sessions.
+KNEE = os.cpu_count() or 1
 OVERLOAD = 10
 # What a client of the burst does when it is refused: it asks again so much later.
 _PAUSE_S = 0.2
-# Of the quick form's rounds each is a second; the full form's as well.
+# A round of this suite is a second of the burst.
 _ROUND_S = 1.0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -40,7 +41,7 @@ def test_forks_at_once(
             fan_out_bare()
 
     def after(found: tuple[list[Start], float]) -> None:
-        with ThreadPoolExecutor(2) as pool:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(lambda start: start.sandbox.kill(), found[0]))
         for start in found[0]:
             series.also("fan_out.session", start.sample.ms, **dims)
@@ -53,7 +54,7 @@ def test_forks_at_once(
 def bare_together_ms(bare: BareTemplate, count: int) -> float:
     """Milliseconds from the first fork's begin to the last one's reply; all live until then."""
     begin = time.perf_counter()
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         pending = [pool.submit(bare.fork, NUMPY_REQUEST) for _ in range(count)]
     took_ms = (time.perf_counter() - begin) * 1e3
     failures = [one.exception() for one in pending if one.exception() is not None]

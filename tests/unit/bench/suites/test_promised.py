@@ -77,3 +77,26 @@ def test_overload_is_judged_by_what_was_let_in() -> None:
     )
     assert not found.is_kept
     assert found.measured.startswith("2.10 ")
+
+
+SIZES = ("1 snapshots", "100 snapshots", "10000 snapshots")
+
+
+@pytest.mark.parametrize(("largest", "is_kept"), [(440.0, True), (700.0, False)])
+def test_a_decision_takes_as_long_with_many_snapshots(largest: float, is_kept: bool) -> None:
+    times = zip(SIZES, (400.0, 410.0, largest), strict=True)
+    found = row(
+        "decision, 10,000 snapshots / 1",
+        *(samples("lookup.own", [us] * 30, "us", case=case) for case, us in times),
+    )
+    assert found.is_kept is is_kept
+
+
+@pytest.mark.parametrize(("silent_us", "is_kept"), [(150e3, True), (200e3, False)])
+def test_one_late_decision_without_a_store_is_enough(silent_us: float, is_kept: bool) -> None:
+    found = row(
+        "decision without a store",
+        samples("lookup", [700.0] * 30, "us", case="dead store"),
+        samples("lookup", [100e3] * 30 + [silent_us], "us", case="silent store"),
+    )
+    assert found.is_kept is is_kept

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.suites.outcomes import Outcomes
+from bench.suites.outcomes import Outcomes, reason_of
 from bench.suites.samples import Benchmark, Info, Sample, _Stats
 from bench.suites.tables import failed, nearest_rank, series_table, shortened
 
@@ -56,3 +56,10 @@ def test_what_was_shortened_or_left_out_is_told() -> None:
         "shortened: cold.a: 1 of 5 rounds",
         "left out: fan_out.forks_at_once[128]",
     ]
+
+
+def test_the_error_is_told_and_not_where_it_was_raised() -> None:
+    text = "def f():\n>   raise OSError()\nE   OSError: no such file\n\na.py:3: OSError"
+    assert reason_of(text) == "OSError: no such file"
+    assert reason_of("Killed") == "Killed"
+    assert reason_of("") == "no reason was given"
