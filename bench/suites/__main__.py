@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import asdict
@@ -25,17 +26,18 @@ from agentd.cli.demo import build_with_progress
 from agentd.cli.demo_machine import describe_machine
 from agentd.cli.tables import print_table
 from agentd.errors import ErrorCode, UsageError
+from bench.bundle import BundleWriter, Promised, Sample, summarize_groups
 from bench.demo import IMAGES
 from bench.machine import ROOT, read_commit
 from bench.promises import Promise, show
 from bench.suites.budget import Form
 from bench.suites.process import SUITES, Run, run_suites
 from bench.suites.promised import judge_promises
-from bench.suites.samples import Sample, as_builtins, samples_of
+from bench.suites.samples import samples_of
 from bench.suites.tables import failed, series_table, shortened
 from bench.target import run_target
 
-DIRECTORY = ROOT / "build" / "bench"
+BUILD = ROOT / "build" / "bench"
 
 
 def names() -> list[str]:
@@ -43,14 +45,17 @@ def names() -> list[str]:
     return sorted(path.stem.removeprefix("test_") for path in SUITES.glob("test_*.py"))
 
 
-def measure(form: Form, only: list[str]) -> tuple[Run, list[Sample], float]:
-    """Every sample; when the run began, seconds since 1970."""
-    DIRECTORY.mkdir(parents=True, exist_ok=True)
-    build_with_progress(IMAGES)
+def measure(form: Form, only: list[str], bundle: BundleWriter) -> tuple[Run, list[Sample]]:
+    """Every sample, in the bundle too; with the log of a run in which tests failed."""
+    directory = BUILD / "run"
+    directory.mkdir(parents=True, exist_ok=True)
     begun_at_s = time.time()
-    found = run_suites(form, only, DIRECTORY)
+    found = run_suites(form, only, directory)
     samples = [one for test in found.benchmarks for one in samples_of(test, begun_at_s)]
-    return found, samples, begun_at_s
+    bundle.add(*samples)
+    if found.outcomes.failed:
+        bundle.add_file("logs/pytest.log", (directory / "pytest.log").read_bytes())
+    return found, samples
 
 
 def tell(found: Run, samples: list[Sample], promises: list[Promise], took_s: float) -> list[str]:
@@ -74,25 +79,42 @@ def run(form: Form, only: list[str], as_json: bool) -> int:
             f"measuring {', '.join(unknown)}: there is no such suite",
             hint=f"there are {', '.join(names())}",
         )
-    found, samples, begun_at_s = measure(form, only)
-    took_s = time.time() - begun_at_s
-    # A part of the suites, or one round of each, says nothing of promises.
-    promises = judge_promises(samples) if not only and form is not Form.SMOKE else []
+    build_with_progress(IMAGES)
+    place = BUILD / ("part" if only else form.value)
+    with BundleWriter(place, command_of(form, only), qemu_version=qemu_version()) as bundle:
+        found, samples = measure(form, only, bundle)
+        took_s = bundle.at_s
+        # A part of the suites, or one round of each, says nothing of promises.
+        promises = [] if only or form is Form.SMOKE else judge_promises(samples)
+        bundle.promise(*(promised(one) for one in promises))
     failures = tell(found, samples, promises, took_s)
-    is_kept = all(one.is_kept for one in promises)
-    told = _as_json(form, samples, promises, failures, found, took_s)
-    keep(samples, told)
+    print(f"bundle: {place}")
     if as_json:
-        print(json.dumps(told))
-    return 0 if is_kept and not failures else 1
+        told = _as_json(form, samples, promises, failures, found, took_s)
+        print(json.dumps({**told, "bundle": str(place)}))
+    return 0 if all(one.is_kept for one in promises) and not failures else 1
 
 
-def keep(samples: list[Sample], told: dict[str, Any]) -> None:
-    """Write every sample, a line each, and what was told of them."""
-    lines = "".join(json.dumps(one) + "\n" for one in as_builtins(samples))
-    (DIRECTORY / "samples.jsonl").write_text(lines)
-    (DIRECTORY / "result.json").write_text(json.dumps(told, indent=1) + "\n")
-    print(f"every sample: {DIRECTORY / 'samples.jsonl'}")
+def command_of(form: Form, only: list[str]) -> str:
+    """What to type for the same again."""
+    words = [f"--form {form}", *([f"--only {' '.join(only)}"] if only else [])]
+    return f"python -m bench.suites {' '.join(words)}"
+
+
+def qemu_version() -> str:
+    """As QEMU says it; empty without one."""
+    try:
+        done = subprocess.run(["qemu-system-x86_64", "--version"], capture_output=True, text=True)
+    except OSError:
+        return ""
+    return done.stdout.partition("\n")[0].removeprefix("QEMU emulator version ")
+
+
+def promised(one: Promise) -> Promised:
+    """As a bundle keeps it."""
+    return Promised(
+        name=one.name, promised=one.promised, measured=one.measured, is_kept=one.is_kept
+    )
 
 
 def _as_json(
@@ -103,14 +125,13 @@ def _as_json(
     found: Run,
     took_s: float,
 ) -> dict[str, Any]:
-    table = series_table(samples)
     return {
         "form": form.value,
         "took_s": round(took_s, 1),
         "is_kept": all(one.is_kept for one in promises),
         "machine": msgspec.to_builtins(describe_machine("", commit=read_commit())),
         "promises": [asdict(one) for one in promises],
-        "series": [dict(zip(table.columns, row, strict=True)) for row in table.rows],
+        "series": msgspec.to_builtins(summarize_groups(samples)),
         "shortened": shortened(found.benchmarks, found.outcomes),
         "failures": failures,
     }

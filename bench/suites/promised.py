@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Callable, Sequence
 
 from agentd.cli.report_stats import quantile, samples_needed
+from bench.bundle import Sample
 from bench.paired import paired_ratio
 from bench.promises import Promise
-from bench.suites.samples import Sample
 
 NUMPY = {"request": "numpy"}
 TRIVIAL = {"request": "trivial"}

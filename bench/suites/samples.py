@@ -7,26 +7,12 @@ the dimension `calls` says of how many.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import msgspec
 
+from bench.bundle import Cache, MachineKind, Sample
+
 _PER_S = {"s": 1.0, "ms": 1e3, "us": 1e6}
-
-
-class Sample(msgspec.Struct, frozen=True, kw_only=True):
-    """One measured value, or one failure: value is None, error says why."""
-
-    series: str
-    machine_kind: str
-    cache: str
-    unit: str
-    value: float | None
-    round: int
-    at_s: float
-    dims: dict[str, str] = {}
-    error: str | None = None
-    steal_ms: float = 0.0
 
 
 class Also(msgspec.Struct, frozen=True):
@@ -37,8 +23,8 @@ class Also(msgspec.Struct, frozen=True):
     value: float | None = None
     error: str | None = None
     unit: str = "ms"
-    cache: str = ""
-    machine_kind: str = ""
+    cache: Cache | None = None
+    machine_kind: MachineKind | None = None
     dims: dict[str, str] = {}
 
 
@@ -46,8 +32,8 @@ class Info(msgspec.Struct, frozen=True):
     """What `bench.suites.series` leaves in `extra_info`; a plain benchmark leaves little."""
 
     series: str = ""
-    machine_kind: str = "none"
-    cache: str = "none"
+    machine_kind: MachineKind = "none"
+    cache: Cache = "none"
     unit: str = "us"
     dims: dict[str, str] = {}
     wanted: int = 0
@@ -145,8 +131,3 @@ def name_of(fullname: str) -> str:
     file, _, test = fullname.rpartition("/")[2].partition("::")
     suite = file.removeprefix("test_").removesuffix(".py")
     return f"{suite}.{test.removeprefix('test_')}"
-
-
-def as_builtins(samples: Sequence[Sample]) -> list[dict[str, Any]]:
-    """For JSON."""
-    return [msgspec.to_builtins(one) for one in samples]

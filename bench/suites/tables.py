@@ -6,30 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from agentd.cli.report_stats import samples_needed
 from agentd.cli.tables import Table
+from bench.bundle import Percentiles, Sample, summarize_groups
+from bench.bundle.percentiles import group_samples
 from bench.suites.outcomes import Outcomes
-from bench.suites.samples import Benchmark, Sample, name_of
-
-# What makes a series of its own: samples that differ in one of these never share a percentile.
-Key = tuple[str, str, str, str, tuple[tuple[str, str], ...]]
-
-
-def key_of(sample: Sample) -> Key:
-    """Name, dimensions."""
-    dims = tuple(sorted(sample.dims.items()))
-    return sample.series, sample.machine_kind, sample.cache, sample.unit, dims
-
-
-def grouped(samples: Sequence[Sample]) -> dict[Key, list[Sample]]:
-    """Samples of each series, in the order of the first ones."""
-    found: dict[Key, list[Sample]] = {}
-    for one in samples:
-        found.setdefault(key_of(one), []).append(one)
-    return found
-
-
-def nearest_rank(ordered: Sequence[float], percentile: int) -> float:
-    """The smallest sample that at least so many percent of them do not exceed."""
-    return ordered[max(0, -(-percentile * len(ordered) // 100) - 1)]
+from bench.suites.samples import Benchmark, name_of
 
 
 def series_table(samples: Sequence[Sample]) -> Table:
@@ -46,24 +26,33 @@ def series_table(samples: Sequence[Sample]) -> Table:
         "p99",
         "unit",
     )
-    rows = [_row(key, group) for key, group in sorted(grouped(samples).items())]
+    groups = sorted(summarize_groups(samples), key=_place)
+    rows = [_row(one) for one in groups]
     return Table(columns, rows, numeric=frozenset(("n", "failed", "p50", "p95", "p99")))
 
 
-def _row(key: Key, group: Sequence[Sample]) -> list[str]:
-    name, machine, cache, unit, dims = key
-    values = sorted(one.value for one in group if one.value is not None)
-    words = " ".join(f"{name}={value}" for name, value in dims)
-    cells = [_cell(values, percentile) for percentile in (50, 95, 99)]
-    failed = str(len(group) - len(values))
-    return [name, words, machine, cache, str(len(values)), failed, *cells, unit]
+def _place(one: Percentiles) -> tuple[str, str, list[tuple[str, str]]]:
+    return one.series, one.cache, sorted(one.dims.items())
 
 
-def _cell(values: Sequence[float], percentile: int) -> str:
-    needed = 1 if percentile == 50 else samples_needed(percentile)
-    if len(values) < needed:
+def _row(one: Percentiles) -> list[str]:
+    words = " ".join(f"{name}={value}" for name, value in sorted(one.dims.items()))
+    tails = [_tail(one.p95, one.n, 95), _tail(one.p99, one.n, 99)]
+    counts = [str(one.n), str(one.failures)]
+    return [
+        one.series, words, one.machine_kind, one.cache, *counts, _figure(one.p50), *tails, one.unit
+    ]  # fmt: skip
+
+
+def _tail(value: float | None, count: int, percentile: int) -> str:
+    return _figure(value) if count >= samples_needed(percentile) else "-"
+
+
+def _figure(value: float | None) -> str:
+    """Four digits, and never as a power of ten."""
+    if value is None:
         return "-"
-    return f"{nearest_rank(values, percentile):.4g}"
+    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
 
 
 def shortened(benchmarks: Sequence[Benchmark], outcomes: Outcomes) -> list[str]:
@@ -80,8 +69,9 @@ def shortened(benchmarks: Sequence[Benchmark], outcomes: Outcomes) -> list[str]:
 def failed(samples: Sequence[Sample], tests: Mapping[str, str]) -> list[str]:
     """Every failure in words; those of rounds by series, with the first one's."""
     lines = [f"failed: {name_of(test)}: {why}" for test, why in tests.items()]
-    for key, group in grouped(samples).items():
-        errors = [one.error for one in group if one.error is not None]
+    for group, found in group_samples(samples).items():
+        errors = [one.error for one in found if one.error is not None]
         if errors:
-            lines.append(f"failed: {len(errors)} of {len(group)} rounds of {key[0]}: {errors[0]}")
+            told = f"{len(errors)} of {len(found)} rounds of {group.series}"
+            lines.append(f"failed: {told}: {errors[0]}")
     return lines

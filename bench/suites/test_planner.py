@@ -35,7 +35,7 @@ def test_nothing_is_to_do(benchmark: BenchmarkFixture) -> None:
 
 @pytest.mark.budget(quick_s=16, quick=3, full=20)
 def test_a_controller_with_many_snapshots(series: Series) -> None:
-    """planner.cpu: processor seconds of this process for 100 snapshots on 10 nodes, by phase.
+    """planner.cpu: processor seconds of this process for 50 snapshots on 10 nodes, by phase.
 
     build: from nothing to Ready everywhere; node_cordoned: one node's change that concerns all of
     them. The controller is the production one; API server, store, agents are stand-ins in memory,
@@ -50,4 +50,4 @@ def test_a_controller_with_many_snapshots(series: Series) -> None:
                 machine_kind="stand-in", phase=phase,
             )  # fmt: skip
 
-    series.rounds(lambda: measure(Size(100, 10, 1)), after=after)
+    series.rounds(lambda: measure(Size(50, 10, 1)), after=after)

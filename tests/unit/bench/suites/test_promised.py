@@ -6,9 +6,9 @@ from itertools import chain
 
 import pytest
 
+from bench.bundle import Sample
 from bench.promises import Promise
 from bench.suites.promised import judge_promises
-from bench.suites.samples import Sample
 
 
 def samples(series: str, values: list[float], unit: str = "ms", **dims: str) -> list[Sample]:

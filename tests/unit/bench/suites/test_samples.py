@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from bench.suites.samples import Benchmark, Sample, decode_report, name_of, samples_of
+from bench.suites.samples import Benchmark, decode_report, name_of, samples_of
 
 NAME = "bench/suites/test_fork.py::test_a_fork"
 
@@ -88,10 +88,3 @@ def test_a_file_that_is_no_report_is_refused() -> None:
 
 def test_a_test_names_its_series() -> None:
     assert name_of("test_journal.py::test_x[1]") == "journal.x[1]"
-
-
-def test_samples_are_json() -> None:
-    sample = Sample(
-        series="a", machine_kind="none", cache="none", unit="us", value=1.0, round=0, at_s=0.0
-    )
-    assert msgspec.json.decode(msgspec.json.encode(sample), type=Sample) == sample

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
+from bench.bundle import Cache, Sample
 from bench.suites.outcomes import Outcomes, reason_of
-from bench.suites.samples import Benchmark, Info, Sample, _Stats
-from bench.suites.tables import failed, nearest_rank, series_table, shortened
+from bench.suites.samples import Benchmark, Info, _Stats
+from bench.suites.tables import failed, series_table, shortened
 
 
-def sample(value: float | None, number: int = 0, cache: str = "warm", **dims: str) -> Sample:
+def sample(value: float | None, number: int = 0, cache: Cache = "warm", **dims: str) -> Sample:
     return Sample(
         series="fork", machine_kind="qemu", cache=cache, unit="ms", value=value, round=number,
         at_s=0.0, dims=dims, error=None if value is not None else "it hung up",
     )  # fmt: skip
-
-
-def test_a_percentile_is_a_sample() -> None:
-    ordered = [float(value) for value in range(1, 101)]
-    assert [nearest_rank(ordered, share) for share in (50, 95, 99, 100)] == [50, 95, 99, 100]
-    assert nearest_rank([7.0], 99) == 7.0
 
 
 def test_failures_are_counted_beside_what_succeeded() -> None:
