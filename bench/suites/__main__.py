@@ -128,6 +128,7 @@ def _as_json(
     return {
         "form": form.value,
         "took_s": round(took_s, 1),
+        "tests_s": {name: round(s, 1) for name, s in found.outcomes.took_s.items()},
         "is_kept": all(one.is_kept for one in promises),
         "machine": msgspec.to_builtins(describe_machine("", commit=read_commit())),
         "promises": [asdict(one) for one in promises],

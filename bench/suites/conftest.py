@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
@@ -18,6 +17,7 @@ from bench.demo import IMAGES, MEMORY_MIB, TEMPLATE
 from bench.node import Node
 from bench.suites.budget import Allowance, Budget, Form
 from bench.suites.outcomes import OutcomesPlugin
+from bench.suites.samples import name_of
 from bench.suites.series import Series
 
 
@@ -26,11 +26,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     forms = [form.value for form in Form]
     parser.addoption("--form", choices=forms, help="measure machines, servers, disks too")
     parser.addoption("--outcomes", type=Path, help="where to write what was left out, what failed")
-    parser.addoption("--skip-machines", action="store_true", help="no virtual machines")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Outcomes, if they are asked for."""
+    """Progress; outcomes, if they are asked for."""
+    config.pluginmanager.register(Progress())
     if (path := config.getoption("--outcomes")) is not None:
         config.pluginmanager.register(OutcomesPlugin(path))
 
@@ -46,8 +46,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _is_wanted(config: pytest.Config, item: pytest.Item) -> bool:
     form, budget = config.getoption("--form"), budget_of(item)
-    if config.getoption("--skip-machines") and "node" in getattr(item, "fixturenames", ()):
-        return False
     return budget is None or (form is not None and budget.rounds(Form(form)) > 0)
 
 
@@ -57,9 +55,21 @@ def budget_of(item: pytest.Item) -> Budget | None:
     return None if mark is None else Budget(*mark.args, **mark.kwargs)
 
 
-def pytest_runtest_logstart(nodeid: str, location: Any) -> None:
-    """Say what is going on, past the report of pytest."""
-    print(f"measuring {nodeid.partition('test_')[2]}", file=sys.stderr, flush=True)
+class Progress:
+    """A line for each test that begins, past the report of pytest."""
+
+    def __init__(self) -> None:
+        self._begun = self._all = 0
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """How many there are."""
+        self._all = len(session.items)
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        """Which one it is."""
+        self._begun += 1
+        words = f"measuring {self._begun} of {self._all}: {name_of(nodeid)}"
+        print(words, file=sys.stderr, flush=True)
 
 
 @pytest.fixture
