@@ -38,12 +38,16 @@ class Asked:
 @pytest.fixture
 def narrow(node: Node) -> Iterator[Node]:
     """The node with room for one fork beside those that start."""
-    node.stop()
-    node.start(ADMISSION__QUEUED_FORKS="1")
-    start_session(node, TEMPLATE).sandbox.kill()  # loads the template
+    _restart(node, ADMISSION__QUEUED_FORKS="1")
     yield node
+    _restart(node)
+
+
+def _restart(node: Node, **settings: str) -> None:
+    """With a fork, so that no other has to load the template."""
     node.stop()
-    node.start()
+    node.start(**settings)
+    start_session(node, TEMPLATE).sandbox.kill()
 
 
 @pytest.mark.parametrize("load", ["knee", "overload"])

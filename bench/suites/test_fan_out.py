@@ -9,10 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from agentd.cli.demo_starts import Start, start_together
+from agentd.client import Sandbox
+from agentd.wire import api
 from bench.bare_fork import NUMPY_REQUEST, BareTemplate
 from bench.demo import TEMPLATE
 from bench.node import Node
-from bench.suites.series import Series
+from bench.suites.series import FAILURES, Series
 
 # How many, then: seconds and rounds of the quick form, rounds of the full one.
 SIZES = {1: (8, 5, 30), 8: (20, 3, 30), 32: (55, 2, 10), 128: (0, 0, 5)}
@@ -48,7 +50,16 @@ def test_forks_at_once(
         if not series.number % 2:
             fan_out_bare()
 
-    series.rounds(lambda: start_together(node, TEMPLATE, together), before=before, after=after)
+    def fan_out() -> tuple[list[Start], float]:
+        try:
+            return start_together(node, TEMPLATE, together)
+        except FAILURES:
+            for session in Sandbox.list(socket=node.socket):  # those that did start
+                if session.state is not api.SessionState.ENDED:
+                    Sandbox.connect(session.id, socket=node.socket).kill()
+            raise
+
+    series.rounds(fan_out, before=before, after=after)
 
 
 def bare_together_ms(bare: BareTemplate, count: int) -> float:
