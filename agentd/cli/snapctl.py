@@ -19,6 +19,7 @@ _COMMANDS = {
     "doctor": "agentd.cli.snapctl_doctor:doctor",
     "demo": "agentd.cli.snapctl_demo:demo",
     "report": "agentd.cli.snapctl_report:report",
+    "trace": "agentd.cli.snapctl_trace:trace",
 }
 
 _EPILOG = """\b

@@ -166,7 +166,9 @@ class Sessions:
             if ready is None:
                 ready = await self._starter.start(order, source)
             total_ms = _since_ms(begun_s)
-            self._begin(session, replace(ready, stages_ms={**ready.stages_ms, "total": total_ms}))
+            # Those of a parked fork were over before anybody asked.
+            stages_ms = ready.stages_ms if parked is None else {}
+            self._begin(session, replace(ready, stages_ms={**stages_ms, "total": total_ms}))
         except BaseException as exc:
             total_ms = _since_ms(begun_s)
             await uninterrupted(self._abandon(session, ready, exc, total_ms))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from agentd.engine.build import boot_spec
 from agentd.engine.journal_records import (
@@ -25,6 +27,8 @@ from agentd.warmfork.prepare import encode_prepare, new_identity
 from agentd.warmfork.services import within
 from agentd.wire.api import SessionMode
 from agentd.wire.manifest import Machine as Shape
+
+_NS_PER_MS: Final = 1e6
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,32 @@ class Order:
     auth_key: str = ""
 
 
+class _Stages:
+    """When the stages before the monitor's own were over: milliseconds since the order."""
+
+    def __init__(self) -> None:
+        self._begun_ns = time.monotonic_ns()
+        self._reached_ms: dict[str, float] = {}
+
+    def noting_slot(self, launch: Launch) -> Launch:
+        """The template is in memory; the same launch, which notes when its turn came."""
+        self._note("template", time.monotonic_ns())
+
+        async def noted(run_dir: Path, deadline_s: float) -> Started:
+            self._note("slot", time.monotonic_ns())
+            return await launch(run_dir, deadline_s)
+
+        return noted
+
+    def with_those_of(self, started: Started) -> dict[str, float]:
+        """All stages. `prepared` is where those of the monitor begin to count."""
+        self._note("prepared", started.begun_ns)
+        return {**self._reached_ms, **started.stages_ms}
+
+    def _note(self, stage: str, at_ns: int) -> None:
+        self._reached_ms[stage] = (at_ns - self._begun_ns) / _NS_PER_MS
+
+
 class Starter:
     """Forks templates, or boots their images cold."""
 
@@ -72,6 +102,7 @@ class Starter:
         Raises: UsageError for an identity the guest would refuse; TransientError NODE_FULL,
         NO_MEMORY; PeerError; PermanentError. Cancellation: leaves nothing behind.
         """
+        stages = _Stages()
         identity = new_identity(order.vm_id, os.urandom, order.hostname)
         prepare = encode_prepare(identity, order.env, order.files, order.metadata, order.auth_key)
         self._machines.promise(order.vm_id, self.need_of(order.mode, source.machine, order.role))
@@ -82,13 +113,14 @@ class Starter:
                 launch = self._cold(order, source, prepare)
             else:
                 launch = await self._fork(order, source, prepare)
+            launch = stages.noting_slot(launch)
             machine, started = await self._machines.launch(
                 order.vm_id, order.role, launch, deadline_s=ends_at_s - clock()
             )
         except BaseException:
             self._machines.withdraw(order.vm_id)
             raise
-        return Ready(machine, identity.hostname, started.stages_ms)
+        return Ready(machine, identity.hostname, stages.with_those_of(started))
 
     def need_of(self, mode: SessionMode, machine: Shape | None, role: Role) -> Need:
         """The memory to promise. machine: None when nobody knows any more."""

@@ -282,7 +282,7 @@ class CloudHypervisor(Adopting[CloudMachine]):
             raise
         progress.reached("inject", started.ready_ns)
         progress.reached("guest_ready", started.started_ns)
-        return Started(machine, started.channel, progress.stages_ms)
+        return Started(machine, started.channel, progress.stages_ms, progress.begun_ns)
 
     # -- freezing -------------------------------------------------------------------------
 

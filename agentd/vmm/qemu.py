@@ -208,7 +208,8 @@ class Qemu(Adopting[Machine]):
         if boot is not None:
             launch.keep(boot.console_fd)
         machine = self._machine(launch.vm_id, launch.run_dir, result.process, boot)
-        return Started(machine, self._connected(launch, result), _stages_ms(result.times))
+        times = result.times
+        return Started(machine, self._connected(launch, result), _stages_ms(times), times.begun_ns)
 
     @staticmethod
     def _connected(launch: QemuLaunch, result: native.ForkResult) -> Connected:

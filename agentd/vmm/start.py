@@ -23,7 +23,7 @@ class Progress:
     """How far one start is, how long it may still take."""
 
     def __init__(self, deadline_s: float) -> None:
-        self._begun_ns = time.monotonic_ns()
+        self.begun_ns = time.monotonic_ns()
         self.deadline_ns = native.deadline_after(deadline_s)
         self._reached_ns: dict[str, int] = {}
 
@@ -39,7 +39,7 @@ class Progress:
     @property
     def stages_ms(self) -> Mapping[str, float]:
         """Milliseconds from the beginning to the end of each stage."""
-        begun_ns = self._begun_ns
+        begun_ns = self.begun_ns
         return {stage: (at - begun_ns) / _NS_PER_MS for stage, at in self._reached_ns.items()}
 
 

@@ -117,11 +117,15 @@ class Vm(Protocol):
 
 @dataclass(frozen=True)
 class Started:
-    """A machine whose guest has its identity. stages_ms: time since the request per stage."""
+    """A machine whose guest has its identity.
+
+    stages_ms: when each stage was over, since begun_ns, of CLOCK_MONOTONIC.
+    """
 
     vm: Vm
     channel: Connected
     stages_ms: Mapping[str, float]
+    begun_ns: int
 
 
 @runtime_checkable

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -141,6 +142,7 @@ class FakeVmm:
 
     async def _start(self, vm_id: str, run_dir: Path, prepare: bytes, deadline_s: float) -> Started:
         vm = self._spawn(vm_id, run_dir, prepare)
+        begun_ns = time.monotonic_ns()
         try:
             async with asyncio.timeout(deadline_s):
                 await asyncio.sleep(self.delay_s)
@@ -152,7 +154,7 @@ class FakeVmm:
             await vm.kill()
             raise
         stages = {"spawn": 1.0, "load": 2.0, "resume": 3.0, "guest_ready": 4.0, "inject": 5.0}
-        return Started(vm, Connected(sock, _EPOCH, b"", 1), stages)
+        return Started(vm, Connected(sock, _EPOCH, b"", 1), stages, begun_ns)
 
     def _spawn(self, vm_id: str, run_dir: Path, prepare: bytes) -> FakeVm:
         prepare_file = run_dir / "prepare"

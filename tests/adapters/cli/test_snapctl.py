@@ -58,6 +58,7 @@ COMMANDS = {
     "session interrupt s1": "interrupted s1",
     "session interrupt s1 --restart": "restarted s1",
     "fork python --count 3": "3 in",
+    "trace s1": "guest_ready",
     "top --once": "s1",
 }
 
@@ -426,3 +427,15 @@ def test_plain_commands_do_not_import_what_they_do_not_need(daemon: FakeLocalApi
         env={**os.environ, "SNAPSTART_SOCKET": str(daemon.socket_path)}, timeout=50,
     )  # fmt: skip
     assert done.stdout.splitlines()[-1] == "set()"
+
+
+def test_a_trace_says_where_the_time_of_a_start_went(daemon: FakeLocalApi, run: Run) -> None:
+    result = run("trace", "s1")
+    assert "s1: fork of python, 151.0 ms in all" in result.stdout
+    document = one_document(run("trace", "s1", "--json"))
+    assert document["total_ms"] == 151.0
+    stages = {one["stage"]: (one["begin_ms"], one["end_ms"]) for one in document["stages"]}
+    assert stages["load"] == (21.0, 61.0)
+    missing = run("trace", "none", "--json")
+    assert missing.exit_code == ErrorCode.SESSION_NOT_FOUND.exit_code
+    assert one_document(missing)["error"]["code"] == "session_not_found"
