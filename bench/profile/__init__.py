@@ -1,0 +1,1 @@
+"""Show as a flame graph where a series of measurements, or agentd in it, spends processor time."""
