@@ -1,0 +1,141 @@
+"""Do accepted requests stay quick when ten times as many arrive as the node can serve?
+
+First the knee: the fewest clients in a closed loop that bring nine tenths of the most forks a
+second. Then an open loop at ten times that rate, whose clients say how long they would wait, and a
+second one whose clients do not. A request counts as accepted unless it was refused at once: one
+that was let in and then failed took for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from agentd.cli.report_stats import quantile
+from agentd.client import AsyncSandbox
+from agentd.errors import ErrorCode, SnapStartError
+from bench.demo import TEMPLATE
+from bench.node import Node
+from bench.promises import Promise
+
+TIMES_THE_RATE = 10
+TIMES_THE_KNEE = 2.0
+_CLIENTS = (1, 2, 4, 8)
+_LOOK_S = 8.0  # for each number of clients
+_SHARE = 0.9
+
+
+@dataclass
+class Outcome:
+    """What became of requests. accepted_ms: infinite for those that failed all the same."""
+
+    accepted_ms: list[float] = field(default_factory=list)
+    refused_ms: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Forks that became ready in a second."""
+        return sum(map(math.isfinite, self.accepted_ms)) / self.seconds
+
+    @property
+    def p95_ms(self) -> float:
+        """Of the accepted ones; infinite when there are none."""
+        return quantile(sorted(self.accepted_ms), 0.95) if self.accepted_ms else math.inf
+
+
+async def request(node: Node, outcome: Outcome, deadline_s: float | None) -> None:
+    """One session, ended as soon as it is there."""
+    begin = time.perf_counter()
+    try:
+        sandbox = await AsyncSandbox.create(
+            TEMPLATE, socket=node.socket, request_timeout=deadline_s
+        )
+    except SnapStartError as exc:
+        took_ms = (time.perf_counter() - begin) * 1e3
+        if exc.code is ErrorCode.NODE_FULL:
+            outcome.refused_ms.append(took_ms)
+        else:
+            outcome.accepted_ms.append(math.inf)
+        return
+    outcome.accepted_ms.append((time.perf_counter() - begin) * 1e3)
+    await sandbox.kill()
+
+
+async def closed_loop(node: Node, clients: int, seconds: float) -> Outcome:
+    """Each client asks again when it has its answer."""
+    outcome = Outcome()
+    begin = time.perf_counter()
+
+    async def client() -> None:
+        while time.perf_counter() - begin < seconds:
+            await request(node, outcome, None)
+
+    await asyncio.gather(*(client() for _ in range(clients)))
+    outcome.seconds = time.perf_counter() - begin
+    return outcome
+
+
+async def open_loop(node: Node, rate: float, seconds: float, deadline_s: float | None) -> Outcome:
+    """Requests come at their times, whatever became of those before."""
+    outcome = Outcome()
+    begin = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for number in range(int(rate * seconds)):
+            await asyncio.sleep(max(0.0, begin + number / rate - time.perf_counter()))
+            group.create_task(request(node, outcome, deadline_s))
+    outcome.seconds = time.perf_counter() - begin
+    return outcome
+
+
+def choose_knee(looks: Sequence[tuple[int, Outcome]]) -> tuple[int, Outcome]:
+    """The fewest clients that come near the most forks a second."""
+    most = max(outcome.rate for _, outcome in looks)
+    return next(look for look in looks if look[1].rate >= _SHARE * most)
+
+
+async def _measure(node: Node, seconds: float) -> list[Promise]:
+    await request(node, Outcome(), None)  # reads the template into memory
+    looks = [(clients, await closed_loop(node, clients, _LOOK_S)) for clients in _CLIENTS]
+    clients, knee = choose_knee(looks)
+    rate = TIMES_THE_RATE * knee.rate
+    told = await open_loop(node, rate, seconds, TIMES_THE_KNEE * knee.p95_ms / 1e3)
+    untold = await open_loop(node, rate, seconds, None)
+    ratio = told.p95_ms / knee.p95_ms
+    samples = {
+        "knee_clients": clients,
+        "looks": {number: (one.rate, one.p95_ms) for number, one in looks},
+        "knee_ms": knee.accepted_ms,
+        "told": _telling(told),
+        "untold": _telling(untold),
+    }
+    words = f"{ratio:.2f}: {knee.p95_ms:.0f} ms at {clients} clients, {_words(told)}"
+    limit = f"<= {TIMES_THE_KNEE:g}"
+    without = f"{untold.p95_ms / knee.p95_ms:.2f}: {_words(untold)}"
+    return [
+        Promise("p95 at 10x / knee, deadline told", limit, words, ratio <= 2.0, samples),
+        Promise("the same, none told", "reported", without, True),
+    ]
+
+
+def _words(outcome: Outcome) -> str:
+    failed = sum(map(math.isinf, outcome.accepted_ms))
+    accepted, refused = len(outcome.accepted_ms), len(outcome.refused_ms)
+    return (
+        f"{accepted} accepted ({failed} of them failed), {refused} refused, "
+        f"p95 {outcome.p95_ms:.0f} ms, {outcome.rate:.1f} a second"
+    )
+
+
+def _telling(outcome: Outcome) -> dict[str, object]:
+    """JSON has no infinity."""
+    accepted = [ms if math.isfinite(ms) else None for ms in outcome.accepted_ms]
+    return {"accepted_ms": accepted, "refused_ms": outcome.refused_ms, "rate": outcome.rate}
+
+
+def measure(node: Node, seconds: float) -> list[Promise]:
+    """The knee, then ten times its rate, with and without a deadline."""
+    return asyncio.run(_measure(node, seconds))
