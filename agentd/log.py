@@ -25,7 +25,15 @@ class LogTracer:
     def step(self, event: str, /, **details: str | int | float) -> None:
         """Write one line at the level that the event's name calls for."""
         level = choose_level(event)
+        if level == logging.DEBUG and not _tells_all():
+            return  # most steps; making a logger for each is dearer than looking
         self._log.log(level, event, **{key: _short(value) for key, value in details.items()})
+
+
+def _tells_all() -> bool:
+    """Whether the level in force, which may change while the daemon runs, is debug."""
+    in_force = structlog.get_config()["wrapper_class"]
+    return in_force is structlog.make_filtering_bound_logger(logging.DEBUG)
 
 
 def choose_level(event: str) -> int:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import psutil
 
+from agentd.errors import InvariantError
 from agentd.units import KIB
+
+_MEMINFO_HEAD_BYTES: Final = 256
 
 
 @dataclass(frozen=True)
@@ -71,4 +75,13 @@ def total_memory_bytes() -> int:
 
 def available_memory_bytes() -> int:
     """MemAvailable (proc(5)): what new processes can get without swapping."""
-    return int(psutil.virtual_memory().available)
+    with open("/proc/meminfo", "rb", buffering=0) as file:
+        return parse_available(file.read(_MEMINFO_HEAD_BYTES))
+
+
+def parse_available(meminfo: bytes) -> int:
+    """MemAvailable in bytes; it is the third line since Linux 3.14."""
+    _, found, rest = meminfo.partition(b"MemAvailable:")
+    if not found:
+        raise InvariantError(f"/proc/meminfo begins without MemAvailable: {meminfo[:120]!r}")
+    return int(rest.split(None, 1)[0]) * KIB

@@ -110,6 +110,10 @@ class CgroupTree:
             with contextlib.suppress(OSError):
                 (root / f"{self._prefix}{vm_id}").rmdir()
 
+    def has(self, vm_id: str) -> bool:
+        """Whether a machine still has a group."""
+        return any((root / f"{self._prefix}{vm_id}").exists() for root in self._roots)
+
     def list_ids(self) -> list[str]:
         """The machines of this installation that still have a group."""
         pattern = f"{glob.escape(self._prefix)}*"

@@ -192,7 +192,7 @@ class Machine:
         self._cgroups.remove(self._record.vm_id)
         try:
             for pause_s in _GROUP_PAUSES_S:
-                if self._record.vm_id not in self._cgroups.list_ids():
+                if not self._cgroups.has(self._record.vm_id):
                     break
                 await asyncio.sleep(pause_s)
                 self._cgroups.remove(self._record.vm_id)

@@ -12,10 +12,12 @@ from agentd.engine.usage import (
     available_memory_bytes,
     measure,
     measure_all,
+    parse_available,
     read_private_bytes,
     total_memory_bytes,
 )
-from agentd.units import MIB
+from agentd.errors import InvariantError
+from agentd.units import KIB, MIB
 
 SIZE = 16 * MIB
 
@@ -61,3 +63,10 @@ def test_a_process_that_ended_uses_nothing() -> None:
 
 def test_the_host_has_no_more_available_than_in_all() -> None:
     assert 0 < available_memory_bytes() <= total_memory_bytes()
+
+
+def test_what_is_available_is_what_the_kernel_says() -> None:
+    meminfo = b"MemTotal:       24000 kB\n"
+    assert parse_available(meminfo + b"MemFree: 3 kB\nMemAvailable:   20513 kB\n") == 20513 * KIB
+    with pytest.raises(InvariantError, match="without MemAvailable"):
+        parse_available(meminfo)
