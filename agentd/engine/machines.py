@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -19,7 +20,7 @@ from agentd.engine.journal_records import (
     VmIntended,
     VmRunning,
 )
-from agentd.engine.plans import Need, NodeLimits, NodeLoad, choose_admission
+from agentd.engine.plans import Need, NodeLimits, NodeLoad, Pace, choose_admission
 from agentd.engine.session import Machine
 from agentd.engine.tasks import uninterrupted
 from agentd.engine.trace import Tracer
@@ -64,6 +65,8 @@ class Machines:
         self._template_bytes = template_bytes
         self._available_bytes = available_bytes
         self._slots = asyncio.Semaphore(concurrent)
+        self._concurrent = concurrent
+        self._pace = Pace()
         self._waiting = 0
         self._promises: dict[str, Need] = {}
 
@@ -83,6 +86,10 @@ class Machines:
             self._tracer.step("machine.refused", vm=vm_id, code=refusal.code.value)
             raise refusal.error()
         self._promises[vm_id] = need
+
+    def note_turn(self, took_s: float) -> None:
+        """A fork gave its turn back after so long."""
+        self._pace = self._pace.after(took_s)
 
     @property
     def has_session_room(self) -> bool:
@@ -153,8 +160,10 @@ class Machines:
 
     async def forget(self, vm_id: str) -> None:
         """Remove the run directory and the journal entry of a machine that does not run."""
-        if _VM_ID.fullmatch(vm_id):
-            await asyncio.to_thread(shutil.rmtree, self._run_dir / vm_id, ignore_errors=True)
+        path = self._run_dir / vm_id
+        # One that ran has taken its directory with it, as a rule: no thread for nothing.
+        if _VM_ID.fullmatch(vm_id) and _is_there(path):
+            await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
         self._tracer.step("machine.cleaned", vm=vm_id)
         self._append_quietly(VmGone(vm_id))
         self._tracer.step("machine.gone", vm=vm_id)
@@ -197,7 +206,13 @@ class Machines:
             available_bytes=self._available_bytes(),
             sessions=self._sessions(),
             waiting=self._waiting,
+            expected_s=self._pace.expected_s(self._waiting, self._concurrent),
         )
 
     def _sessions(self) -> int:
         return sum(need.is_session for need in self._promises.values())
+
+
+def _is_there(path: Path) -> bool:
+    """One look at a tmpfs: dearer to hand over to a thread than to do."""
+    return os.path.lexists(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,10 +13,36 @@ from agentd.units import MIB
 
 @dataclass(frozen=True)
 class Need:
-    """What a start takes. memory_bytes: expected private memory of the new machine."""
+    """What a start takes. memory_bytes: expected private memory of the new machine.
+
+    deadline_s: how long it may take, its wait for a turn included.
+    """
 
     memory_bytes: int
     is_session: bool = True
+    deadline_s: float = math.inf
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long starts have their turn: smoothed mean and mean deviation, as RFC 6298 has them.
+
+    Both are 0 before the first one.
+    """
+
+    mean_s: float = 0.0
+    deviation_s: float = 0.0
+
+    def after(self, took_s: float) -> Pace:
+        """With one more start."""
+        if not self.mean_s:
+            return Pace(took_s, took_s / 2)
+        deviation_s = self.deviation_s + (abs(self.mean_s - took_s) - self.deviation_s) / 4
+        return Pace(self.mean_s + (took_s - self.mean_s) / 8, deviation_s)
+
+    def expected_s(self, waiting: int, turns: int) -> float:
+        """Until one more start would be over, behind those that wait for one of so many turns."""
+        return self.mean_s * ((waiting + 1) / turns + 1) + 2 * self.deviation_s
 
 
 @dataclass(frozen=True)
@@ -23,6 +50,7 @@ class NodeLoad:
     """What is taken. reserved_bytes: promised to machines; template_bytes: memory images loaded.
 
     available_bytes: MemAvailable of /proc/meminfo (proc(5)). waiting: starts in the queue.
+    expected_s: until one more start would be over.
     """
 
     reserved_bytes: int
@@ -30,6 +58,7 @@ class NodeLoad:
     available_bytes: int
     sessions: int
     waiting: int
+    expected_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -66,6 +95,15 @@ def choose_admission(need: Need, load: NodeLoad, limits: NodeLimits) -> Refusal 
         return _full(f"{load.sessions} sessions run, the limit is {limits.max_sessions}")
     if load.waiting > limits.queued_forks:
         return _full(f"{load.waiting} starts wait already, the limit is {limits.queued_forks}", 1.0)
+    # Without anybody waiting it may try: only starts that are over tell how long they take now.
+    if load.waiting and load.expected_s > need.deadline_s:
+        return Refusal(
+            ErrorCode.NODE_FULL,
+            f"starting a machine: behind {load.waiting} others it would take about "
+            f"{load.expected_s:.1f} s, and may take {need.deadline_s:g} s",
+            "try again, or allow it more time (deadline_s)",
+            load.expected_s - need.deadline_s,
+        )
     taken = load.reserved_bytes + load.template_bytes
     if taken + need.memory_bytes > limits.memory_bytes:
         return _full(

@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -105,7 +105,8 @@ class Starter:
         stages = _Stages()
         identity = new_identity(order.vm_id, os.urandom, order.hostname)
         prepare = encode_prepare(identity, order.env, order.files, order.metadata, order.auth_key)
-        self._machines.promise(order.vm_id, self.need_of(order.mode, source.machine, order.role))
+        need = self.need_of(order.mode, source.machine, order.role)
+        self._machines.promise(order.vm_id, replace(need, deadline_s=order.deadline_s))
         clock = asyncio.get_running_loop().time
         ends_at_s = clock() + order.deadline_s
         try:
@@ -135,7 +136,11 @@ class Starter:
 
         async def launch(run_dir: Path, deadline_s: float) -> Started:
             spec = ForkSpec(order.vm_id, run_dir, prepare)
-            return await self._vmm.fork(loaded, spec, deadline_s=deadline_s)
+            begun_s = time.monotonic()
+            try:
+                return await self._vmm.fork(loaded, spec, deadline_s=deadline_s)
+            finally:  # one that came too late took long all the same
+                self._machines.note_turn(time.monotonic() - begun_s)
 
         return launch
 

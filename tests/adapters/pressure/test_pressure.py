@@ -41,6 +41,28 @@ async def test_a_thousand_requests_at_once_get_a_session_or_a_reason(tmp_path: P
         assert daemon.vmm.find_all() == []
 
 
+async def test_a_start_that_would_miss_its_deadline_is_refused_at_once(tmp_path: Path) -> None:
+    """Behind others; with nobody before it, it may try."""
+    async with running_daemon(tmp_path, admission={"concurrent_forks": 1}) as daemon:
+        await daemon.template()
+        daemon.vmm.delay_s = 1.0
+        await daemon.session()  # from which it learns how long they take
+        others = [asyncio.create_task(daemon.session()) for _ in range(3)]
+
+        async def are_listed() -> bool:
+            _, found = await daemon.call("GET", "/v1/sessions")
+            return len(found["sessions"]) == 4
+
+        await until(are_listed)
+        hasty = {"template": "py", "deadline_s": 1.5}
+        status, body = await daemon.call("POST", "/v1/sessions", hasty)
+        assert (status, body["error"]["code"]) == (503, "node_full"), body
+        assert "others it would take about" in body["error"]["message"]
+        await asyncio.gather(*others)
+        daemon.vmm.delay_s = 0.0
+        await end_all(daemon)
+
+
 @pytest.fixture
 def full_run_dir(tmp_path: Path) -> Iterator[Path]:
     """A root whose run directory is a file system for few files."""

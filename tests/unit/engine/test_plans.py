@@ -8,6 +8,7 @@ from agentd.engine.plans import (
     Need,
     NodeLimits,
     NodeLoad,
+    Pace,
     can_take_parked,
     choose_admission,
     choose_duration,
@@ -32,6 +33,18 @@ LIMITS = NodeLimits(memory_bytes=1000, host_reserve_bytes=100, max_sessions=3, q
         pytest.param(Need(1), NodeLoad(0, 0, 1000, 0, 3), ErrorCode.NODE_FULL, id="queue"),
         pytest.param(Need(50), NodeLoad(0, 0, 150, 0, 0), None, id="host has just enough"),
         pytest.param(Need(51), NodeLoad(0, 0, 150, 0, 0), ErrorCode.NO_MEMORY, id="host is full"),
+        pytest.param(
+            Need(1, deadline_s=2.0), NodeLoad(0, 0, 1000, 0, 1, 2.0), None, id="just in time"
+        ),
+        pytest.param(
+            Need(1, deadline_s=2.0),
+            NodeLoad(0, 0, 1000, 0, 1, 2.1),
+            ErrorCode.NODE_FULL,
+            id="it would come too late",
+        ),
+        pytest.param(
+            Need(1, deadline_s=2.0), NodeLoad(0, 0, 1000, 0, 0, 9.0), None, id="nobody waits"
+        ),
     ],
 )
 def test_admission(need: Need, load: NodeLoad, code: ErrorCode | None) -> None:
@@ -41,6 +54,30 @@ def test_admission(need: Need, load: NodeLoad, code: ErrorCode | None) -> None:
         error = refusal.error()
         assert error.hint
         assert error.delay_s > 0
+
+
+def test_before_the_first_start_nobody_is_expected_to_be_late() -> None:
+    assert Pace().expected_s(waiting=100, turns=1) == 0.0
+
+
+def test_who_waits_is_expected_after_all_before() -> None:
+    pace = Pace(mean_s=1.0)
+    expected = [pace.expected_s(waiting, turns=2) for waiting in (0, 1, 2, 31)]
+    assert expected == [1.5, 2.0, 2.5, 17.0]
+
+
+def test_the_pace_follows_what_starts_take_and_doubts_itself_while_they_differ() -> None:
+    pace = Pace()
+    for _ in range(40):
+        pace = pace.after(0.5)
+    assert pace.mean_s == pytest.approx(0.5)
+    assert pace.deviation_s < 0.01
+    slower = pace.after(4.0)
+    assert 0.5 < slower.mean_s < 1.0
+    assert slower.expected_s(0, 1) > 2 * slower.mean_s + 1.0
+    for _ in range(40):
+        slower = slower.after(4.0)
+    assert slower.mean_s == pytest.approx(4.0, rel=0.05)
 
 
 @pytest.mark.parametrize(
