@@ -18,6 +18,7 @@ import msgspec
 
 from agentd.cli.demo import build_with_progress, step
 from agentd.cli.demo_machine import describe_machine
+from agentd.cli.tables import new_console
 from agentd.client.calls import status
 from agentd.errors import ErrorCode, UsageError
 from agentd.image import Image
@@ -26,8 +27,10 @@ from bench.demo import IMAGES, MEMORY_MIB, TEMPLATE
 from bench.hot_path import fan_out, overload, processor
 from bench.machine import read_commit
 from bench.node import Node
-from bench.promises import Promise, console, show
+from bench.promises import Promise, show
 from bench.target import run_target
+
+console = new_console(sys.stderr)
 
 
 @dataclass

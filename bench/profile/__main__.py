@@ -1,8 +1,8 @@
 """Write a flame graph of a series: of one of bench/suites, or of agentd while it forks or executes.
 
-python -m bench.profile fork                   agentd while it starts and ends sessions
-python -m bench.profile execute --with perf    agentd while a session runs code
-python -m bench.profile journal                bench/suites/test_journal.py
+python -m bench.profile fork-loop                   agentd while it starts and ends sessions
+python -m bench.profile execute-loop --with perf    agentd while a session runs code
+python -m bench.profile journal                     bench/suites/test_journal.py
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from agentd.cli.demo import build_with_progress, step
+from agentd.cli.tables import new_console
 from agentd.errors import ErrorCode, UsageError
 from bench.demo import IMAGES, MEMORY_MIB, TEMPLATE
 from bench.machine import ROOT
 from bench.node import Node
 from bench.profile.recorder import TOOLS, Recorder
-from bench.promises import console
 from bench.target import run_target
 
 OUTPUT = ROOT / "build" / "profile"
 SUITES = ROOT / "bench" / "suites"
+console = new_console(sys.stderr)
 _SETTLE_S = 1.0  # py-spy reads the program's symbols before its first sample
 
 Loop = Callable[[Node, float], int]
@@ -49,7 +50,7 @@ def execute_loop(node: Node, seconds: float) -> int:
     return count
 
 
-LOOPS: dict[str, Loop] = {"fork": fork_loop, "execute": execute_loop}
+LOOPS: dict[str, Loop] = {"fork-loop": fork_loop, "execute-loop": execute_loop}
 
 
 def series() -> list[str]:
@@ -66,15 +67,13 @@ def profile_loop(name: str, recorder: Recorder, seconds: float) -> str:
         node.create(TEMPLATE).kill()  # reads the template into memory
         with step(console, name), recorder.attached(node.pid, f"agentd, {name}"):
             time.sleep(_SETTLE_S)
-            return f"{LOOPS[name](node, seconds)} times {name}"
+            return f"{LOOPS[name](node, seconds)} rounds of {name}"
 
 
 def profile_suite(name: str, recorder: Recorder) -> str:
     """Record a suite with its fixtures; returns what was done in words."""
-    file = SUITES / f"test_{name}.py"
-    argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout=0"]
-    recorder.command([*argv, str(file.relative_to(ROOT))])
-    return f"the whole of {file.relative_to(ROOT)}"
+    recorder.command([sys.executable, "-m", "bench.suites", "--only", name])
+    return f"suite {name}"
 
 
 def profile(name: str, tool: str, seconds: float) -> tuple[Path, str]:
@@ -93,7 +92,7 @@ def profile(name: str, tool: str, seconds: float) -> tuple[Path, str]:
 def main() -> int:
     """Exit status: 0, or that of the error."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("series", help="fork, execute, or the name of a suite")
+    parser.add_argument("series", help="fork-loop, execute-loop, or the name of a suite")
     parser.add_argument("--with", dest="tool", choices=TOOLS, default="py-spy")
     parser.add_argument("--seconds", type=float, default=20.0, help="of a loop")
     parser.add_argument("--json", action="store_true", help="end with one JSON object")

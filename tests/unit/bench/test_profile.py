@@ -74,4 +74,4 @@ def test_a_tool_that_is_not_there_is_named_with_how_to_get_it(
 def test_a_series_that_is_not_there_is_answered_with_those_that_are() -> None:
     with pytest.raises(UsageError, match="no such series") as caught:
         profile("nonsense", "perf", 1.0)
-    assert "fork, execute" in caught.value.hint
+    assert "fork-loop, execute-loop" in caught.value.hint
