@@ -76,7 +76,8 @@ class Recorder:
 
     def _argv(self, *, attaches: bool = False) -> list[str]:
         if self._tool == "py-spy":
-            more = [] if attaches else ["--subprocesses"]
+            # Threads that wait in a call of ours look busy to it; who holds the interpreter is.
+            more = ["--gil"] if attaches else ["--subprocesses"]
             return [self._path, "record", "--rate", _RATE_HZ, "--output", str(self._graph), *more]
         return [self._path, "record", "-q", "-F", _RATE_HZ, "-g", "-o", str(self._data)]
 
