@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
@@ -24,7 +24,7 @@ from agentd.errors import ErrorCode, UsageError
 from agentd.image import Image
 from bench.bare_fork import BareTemplate
 from bench.demo import IMAGES, MEMORY_MIB, TEMPLATE
-from bench.hot_path import fan_out, overload, processor
+from bench.hot_path import fan_out, overload, pieces, processor
 from bench.machine import read_commit
 from bench.node import Node
 from bench.promises import Promise, show
@@ -35,34 +35,41 @@ console = new_console(sys.stderr)
 
 @dataclass
 class Stand:
-    """What the parts measure on. owned: released with it."""
+    """What the parts measure on, made when the first of them asks. owned: released with it."""
 
-    node: Node
-    image: Image
     owned: ExitStack
 
     @cached_property
+    def image(self) -> Image:
+        """Of the guest."""
+        return build_with_progress(IMAGES)
+
+    @cached_property
+    def node(self) -> Node:
+        """With a template."""
+        directory = str(self.image.directory)
+        node = self.owned.enter_context(Node(IMAGES, MACHINES__MEMORY_MIB=str(MEMORY_MIB)))
+        with step(console, "template"):
+            node.build_template(TEMPLATE, directory, memory_mib=MEMORY_MIB)
+        return node
+
+    @cached_property
     def bare(self) -> BareTemplate:
-        """Built when the first part asks for it."""
+        """The same without agentd."""
         accel = self.node.send(status()).accel
         template = BareTemplate(self.image.directory, qemu="qemu-system-x86_64", accel=accel)
         with step(console, "bare template"):
             return self.owned.enter_context(template)
 
-
-@contextmanager
-def standing() -> Iterator[Stand]:
-    """A node with a template."""
-    image = build_with_progress(IMAGES)
-    with ExitStack() as owned:
-        node = owned.enter_context(Node(IMAGES, MACHINES__MEMORY_MIB=str(MEMORY_MIB)))
-        with step(console, "template"):
-            node.build_template(TEMPLATE, str(image.directory), memory_mib=MEMORY_MIB)
-        yield Stand(node, image, owned)
+    @property
+    def monitor_version(self) -> str:
+        """Empty when no part needed a machine."""
+        return self.node.send(status()).engine_version if "node" in self.__dict__ else ""
 
 
 Part = Callable[[Stand, argparse.Namespace], list[Promise]]
 PARTS: dict[str, Part] = {
+    "pieces": lambda stand, args: pieces.measure(),
     "cpu": lambda stand, args: [processor.per_fork(stand.node, args.forks)],
     "fan-out": lambda stand, args: [
         fan_out.measure(stand.node, stand.bare, args.together, args.rounds)
@@ -73,14 +80,14 @@ PARTS: dict[str, Part] = {
 
 
 def measure(args: argparse.Namespace) -> tuple[list[Promise], str]:
-    """The wanted parts, on one node; with the QEMU version."""
+    """The wanted parts, on one node; with the monitor's version."""
     promises = []
-    with standing() as stand:
-        version = stand.node.send(status()).engine_version
+    with ExitStack() as owned:
+        stand = Stand(owned)
         for name in args.only or PARTS:
-            with step(console, name):
-                promises += PARTS[name](stand, args)
-    return promises, version
+            promises += PARTS[name](stand, args)
+            console.print(f"done {name}")
+        return promises, stand.monitor_version
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:

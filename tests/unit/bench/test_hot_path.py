@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from bench.hot_path import pieces
 from bench.hot_path.overload import Outcome, choose_knee
 from bench.hot_path.processor import Cost, processor_ns
 
@@ -54,3 +55,9 @@ def test_a_process_that_is_gone_has_no_clock() -> None:
 
 def test_a_forks_cost_is_its_start_and_its_end() -> None:
     assert Cost(3.0, 1.5).whole_ms == 4.5
+
+
+def test_pieces_are_measured_without_a_machine_and_judged_by_nobody() -> None:
+    found = pieces.measure()
+    assert len({one.name for one in found}) == len(found) >= 8
+    assert all(one.promised == "reported" and one.samples["us"] > 0 for one in found)
