@@ -140,6 +140,17 @@ def test_forks_run_at_once_and_are_gone_afterwards(snapctl: Run) -> None:
     assert "2 in " in snapctl("fork", TEMPLATE, "--count", "2").stdout
 
 
+def test_every_part_of_a_start_is_traced(snapctl: Run, session: str) -> None:
+    found = document(snapctl("trace", session, "--json"))
+    told = [one["stage"] for one in found["stages"]]
+    before, monitor = ["template", "slot", "prepared"], ["spawn", "load", "resume"]
+    assert told == [*before, *monitor, "inject", "guest_ready", "handover"]
+    ends = [one["end_ms"] for one in found["stages"]]
+    assert ends == sorted(ends)
+    assert ends[-1] == found["total_ms"] > 0
+    assert "guest_ready" in snapctl("trace", session).stdout
+
+
 def test_the_node_is_watched_and_checked(snapctl: Run, session: str, node: Node) -> None:
     assert re.search(rf"^{session} +{TEMPLATE} +fork", snapctl("top", "--once").stdout, re.M)
     (used,) = document(snapctl("top", "--once", "--json"))["usage"]
