@@ -1,0 +1,1 @@
+"""Compare two builds of this project on this machine, run in turn: better, worse, or no telling."""
