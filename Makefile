@@ -16,6 +16,9 @@ SEED   ?=
 DEATHS ?= 1000
 CPU_MINUTES ?= 10
 MINUTES ?= 20
+BASE ?= HEAD~1
+ROUNDS ?= 40
+SUITES ?=
 
 .DEFAULT_GOAL := help
 
@@ -91,6 +94,15 @@ bench-kuasar: ## what agentd adds to a call of a Kuasar sandboxer, a stand-in
 .PHONY: bench-pager
 bench-pager: ## the page server against the smallest C loop, the kernel, and its limits
 	@deploy/run-target '$(JSON)' $(PY) -m bench.pager
+
+.PHONY: bench-regress
+bench-regress: ## this checkout against BASE=HEAD~1, in ROUNDS=40 turns; status 3 when a series is worse
+	@deploy/run-target '$(JSON)' $(PY) -m bench.compare $(BASE) --rounds $(ROUNDS) \
+	  $(addprefix --suite ,$(SUITES))
+
+.PHONY: bench-compare-proof
+bench-compare-proof: ## a slow-down of 15 % in a real build is found, 20 comparisons of equal builds are calm
+	@deploy/run-target '$(JSON)' $(PY) -m bench.compare.proof
 
 .PHONY: release
 release: $(STAMPS)/release ## the tools that make and judge packages, in build/release

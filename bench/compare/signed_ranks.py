@@ -9,10 +9,12 @@ One sample that the machine stalled in moves neither: it is one rank, however la
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
+from statistics import NormalDist
 
 EXACT_TO = 60
 
@@ -77,19 +79,24 @@ def _middle(ordered: Sequence[float]) -> float:
 def _doubled_ranks(sizes: Sequence[float]) -> list[int]:
     """Ranks times two: equal sizes share their mean rank, which may be a half."""
     ordered = sorted(sizes)
-    first = {size: ordered.index(size) for size in set(ordered)}
-    return [2 * first[size] + ordered.count(size) + 1 for size in sizes]
+    return [bisect_left(ordered, size) + bisect_right(ordered, size) + 1 for size in sizes]
 
 
 def _share_up_to(ranks: Sequence[int], limit: int) -> float:
     """Of all choices of signs, those whose positive ranks add up to at most `limit`."""
     if len(ranks) > EXACT_TO:
         return _normal_share(ranks, limit)
-    ways = [1] + [0] * limit
+    return math.ldexp(_ways_up_to(tuple(sorted(ranks)))[limit], -len(ranks))
+
+
+@lru_cache(maxsize=256)
+def _ways_up_to(ranks: tuple[int, ...]) -> list[int]:
+    """For each sum, how many choices of signs give at most it."""
+    ways = [1] + [0] * sum(ranks)
     for rank in ranks:
-        for total in range(limit, rank - 1, -1):
+        for total in range(len(ways) - 1, rank - 1, -1):
             ways[total] += ways[total - rank]
-    return math.ldexp(sum(ways), -len(ranks))
+    return list(accumulate(ways))
 
 
 def _normal_share(ranks: Sequence[int], limit: int) -> float:
@@ -102,8 +109,12 @@ def _normal_share(ranks: Sequence[int], limit: int) -> float:
 @lru_cache
 def _critical_rank(pairs: int, alpha: float) -> int:
     """How many averages an interval of confidence 1 - alpha leaves out at each end."""
+    if pairs > EXACT_TO:
+        deviation = math.sqrt(pairs * (pairs + 1) * (2 * pairs + 1) / 24)
+        return int(pairs * (pairs + 1) / 4 + NormalDist().inv_cdf(alpha / 2) * deviation)
     ranks = [2 * rank for rank in range(1, pairs + 1)]
     limit = 0
     while 2.0 * _share_up_to(ranks, 2 * limit) <= alpha:
         limit += 1
-    return limit
+    # Sums below `limit` are refused; the interval ends at the first average that is not.
+    return max(0, limit - 1)

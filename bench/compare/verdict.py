@@ -13,6 +13,8 @@ from bench.compare.signed_ranks import Shift, holm, judge_shift
 # The chance that one comparison of equal builds calls any of its series better or worse.
 FALSE_ALARMS = 0.01
 CONFIDENCE = 0.95
+# With fewer no interval is that sure: all signs are equal in one of 2 ** 4 cases.
+_LEAST_FOR_SAME = 6
 
 Rounds = Sequence[Sequence[float]]
 
@@ -58,16 +60,23 @@ def judge_all(
     shifts = [judge_shift(_differences(base[name], head[name]), CONFIDENCE) for name in names]
     adjusted = holm([shift.p for shift in shifts])
     return [
-        judge(name, shift, p, thresholds[name])
+        judge(name, shift, p, thresholds[name], least_rounds(len(names)))
         for name, shift, p in zip(names, shifts, adjusted, strict=True)
     ]
 
 
-def judge(name: str, shift: Shift, p: float, threshold: float) -> Judged:
-    """One series, its p already adjusted for the others beside it."""
+def least_rounds(series: int) -> int:
+    """With fewer, even a change in every single round could be chance's among so many series."""
+    return math.ceil(math.log2(2 * max(series, 1) / FALSE_ALARMS))
+
+
+def judge(name: str, shift: Shift, p: float, threshold: float, least: int) -> Judged:
+    """One series, its p already adjusted for the others beside it. least: rounds that can tell."""
     bound = math.log1p(threshold)
     verdict = _choose(shift, p, bound)
-    more = _more_rounds(shift, bound) if verdict is Verdict.NOISY else 0
+    more = 0
+    if verdict is Verdict.NOISY:
+        more = max(_more_rounds(shift, bound), least - shift.pairs)
     ratio, low, high = (math.exp(x) for x in (shift.estimate, shift.low, shift.high))
     return Judged(name, verdict, ratio, low, high, p, shift.pairs, threshold, more)
 
@@ -75,7 +84,7 @@ def judge(name: str, shift: Shift, p: float, threshold: float) -> Judged:
 def _choose(shift: Shift, p: float, bound: float) -> Verdict:
     if p <= FALSE_ALARMS and abs(shift.estimate) > bound:
         return Verdict.WORSE if shift.estimate > 0 else Verdict.BETTER
-    if -bound <= shift.low and shift.high <= bound:
+    if shift.pairs >= _LEAST_FOR_SAME and -bound <= shift.low and shift.high <= bound:
         return Verdict.SAME
     return Verdict.NOISY
 

@@ -1,0 +1,135 @@
+"""Compare two revisions on this machine, in turn, series by series.
+
+    python -m bench.compare HEAD~1                     # against this checkout as it is
+    python -m bench.compare v1 v2 --rounds 24 --suite journal
+    python -m bench.compare . . --head-env MALLOC_ARENA_MAX=1   # two configurations
+
+Exit status 3 when a series is significantly worse by more than its threshold, which is in
+bench/compare/thresholds.toml. Builds, logs, all samples: build/compare.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+from rich.progress import Progress
+
+from agentd.cli.demo_machine import describe_machine
+from agentd.cli.tables import new_console, print_table
+from bench.compare.builds import HERE, make_build, remove_others
+from bench.compare.result import (
+    Comparison,
+    as_json,
+    missing,
+    read_thresholds,
+    summary,
+    verdict_table,
+)
+from bench.compare.rounds import Samples, Side, measure_suites, run_in_turn
+from bench.compare.verdict import judge_all
+from bench.machine import ROOT, read_commit
+from bench.target import run_target
+
+# In which a simulated shared machine shows a change of 15 % 19 times of 20.
+ROUNDS = 40
+INTO = ROOT / "build" / "compare"
+THRESHOLDS = Path(__file__).with_name("thresholds.toml")
+
+
+def compare(
+    sides: tuple[Side, Side], rounds: int, seed: int, suites: Sequence[str]
+) -> Comparison:  # fmt: skip
+    """Measure, judge; progress is on standard error."""
+    before = psutil.cpu_times()
+
+    def measure(side: Side) -> Samples:
+        return measure_suites(side, suites)
+
+    with Progress(console=new_console(sys.stderr), transient=True) as progress:
+        task = progress.add_task("rounds", total=rounds)
+        run_in_turn(sides, rounds, seed, measure, lambda n: progress.update(task, completed=n))
+    base, head = (side.rounds for side in sides)
+    judged = judge_all(base, head, read_thresholds(THRESHOLDS, {*base, *head}))
+    return Comparison(sides, judged, rounds, seed, _steal_since(before))
+
+
+def _steal_since(before: Any) -> float:
+    now = psutil.cpu_times()
+    return float((now.steal - before.steal) / max(sum(now) - sum(before), 1e-9))
+
+
+def make_sides(args: argparse.Namespace) -> tuple[Side, Side]:
+    """Build both."""
+    base, head = (
+        make_build(revision, dict(env), INTO)
+        for revision, env in ((args.base, args.base_env), (args.head, args.head_env))
+    )
+    remove_others(INTO, {base.tree, head.tree})
+    sides = Side("base", base, INTO / "base.log"), Side("head", head, INTO / "head.log")
+    for side in sides:
+        side.log.unlink(missing_ok=True)
+    return sides
+
+
+def run(args: argparse.Namespace) -> int:
+    """Build, measure, judge, tell."""
+    seed = random.randrange(2**32) if args.seed is None else args.seed
+    INTO.mkdir(parents=True, exist_ok=True)
+    found = compare(make_sides(args), args.rounds, seed, args.suite)
+    save(INTO / "result.json", found)
+    print_table(verdict_table(found.judged))
+    for line in (*missing(found.sides), summary(found)):
+        print(line)
+    if args.json:
+        print(json.dumps(as_json(found)))
+    return found.exit_status
+
+
+def save(path: Path, found: Comparison) -> None:
+    """Everything that another judgement of the same rounds needs."""
+    # Of a monitor's version nothing that is measured here depends.
+    machine = msgspec.to_builtins(describe_machine("", commit=read_commit()))
+    samples = {side.name: side.rounds for side in found.sides}
+    path.write_text(json.dumps({**as_json(found), "machine": machine, "samples_s": samples}))
+
+
+def variable(text: str) -> tuple[str, str]:
+    """NAME=VALUE. Raises: ArgumentTypeError."""
+    name, sign, value = text.partition("=")
+    if not name or not sign:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, value
+
+
+def main() -> int:
+    """Exit status: 0, EXIT_WORSE, else an error's own."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("base", help="a revision of git, or . for this checkout")
+    parser.add_argument("head", nargs="?", default=HERE, help="likewise (default: this checkout)")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"default: {ROUNDS}")
+    parser.add_argument("--suite", action="append", default=[], help="only bench/suites/test_NAME")
+    for side in ("base", "head"):
+        parser.add_argument(
+            f"--{side}-env", action="append", default=[], type=variable, metavar="NAME=VALUE"
+        )
+    parser.add_argument("--seed", type=int, help="of the lot that orders each round")
+    parser.add_argument("--json", action="store_true", help="end with one JSON object")
+    args = parser.parse_args()
+    # Ended is interrupted: what runs is ended in order.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    return run_target(lambda: run(args), as_json=args.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""What a comparison found: for people a table, for programs JSON, with every sample."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from agentd.cli.tables import Table
+from bench.compare.rounds import Side
+from bench.compare.verdict import FALSE_ALARMS, Judged, Verdict
+
+# Its own: 1 and 2 are those of programs that break.
+EXIT_WORSE = 3
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All of it. steal: the share of processor time that the host took away meanwhile."""
+
+    sides: tuple[Side, Side]
+    judged: Sequence[Judged]
+    rounds: int
+    seed: int
+    steal: float
+
+    @property
+    def worse(self) -> list[str]:
+        """What fails the comparison."""
+        return [one.name for one in self.judged if one.verdict is Verdict.WORSE]
+
+    @property
+    def exit_status(self) -> int:
+        """0, or EXIT_WORSE."""
+        return EXIT_WORSE if self.worse else 0
+
+
+def read_thresholds(path: Path, names: set[str]) -> dict[str, float]:
+    """For each series its own, or the default."""
+    found = tomllib.loads(path.read_text())
+    return {name: found["series"].get(name, found["default"]) for name in names}
+
+
+def verdict_table(judged: Sequence[Judged]) -> Table:
+    """One line a series."""
+    columns = ["SERIES", "HEAD / BASE", "95 % INTERVAL", "P", "ROUNDS", "THRESHOLD", "VERDICT"]
+    rows = [
+        [
+            one.name, f"{one.ratio:.3f}", f"{one.low:.3f} to {one.high:.3f}", f"{one.p:.2g}",
+            str(one.rounds), f"{one.threshold:.0%}", _words(one),
+        ]
+        for one in judged
+    ]  # fmt: skip
+    return Table(columns, rows, numeric=frozenset(columns[1:-1]))
+
+
+def _words(one: Judged) -> str:
+    more = f", about {one.more_rounds} more rounds would tell" if one.more_rounds else ""
+    return one.verdict.value + more
+
+
+def missing(sides: tuple[Side, Side]) -> list[str]:
+    """A line for each series that one side alone could measure."""
+    base, head = sides
+    return [
+        *(_lacks(base, name) for name in sorted(head.rounds.keys() - base.rounds.keys())),
+        *(_lacks(head, name) for name in sorted(base.rounds.keys() - head.rounds.keys())),
+    ]
+
+
+def _lacks(side: Side, name: str) -> str:
+    times = side.lost.get(name, 0)
+    return f"{side.name} lacks {name}: measured {times} times; why is in {side.log}"
+
+
+def summary(found: Comparison) -> str:
+    """The last line for people."""
+    said = "worse: " + ", ".join(found.worse) if found.worse else "nothing is worse"
+    return (
+        f"{said}; {len(found.judged)} series, {found.rounds} rounds, false alarm in at most "
+        f"{FALSE_ALARMS:.0%} of comparisons; the host took {found.steal:.1%} of processor time"
+    )
+
+
+def as_json(found: Comparison) -> dict[str, Any]:
+    """Without samples."""
+    base, head = (
+        {"revision": side.build.revision, "env": dict(side.build.env)} for side in found.sides
+    )
+    return {
+        "base": base,
+        "head": head,
+        "rounds": found.rounds,
+        "seed": found.seed,
+        "steal": round(found.steal, 4),
+        "series": [{**asdict(one), "verdict": one.verdict.value} for one in found.judged],
+        "missing": missing(found.sides),
+        "worse": found.worse,
+        "exit_status": found.exit_status,
+    }
