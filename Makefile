@@ -104,6 +104,10 @@ bench-regress: ## this checkout against BASE=HEAD~1, in ROUNDS=40 turns; status 
 bench-compare-proof: ## a slow-down of 15 % in a real build is found, 20 comparisons of equal builds are calm
 	@deploy/run-target '$(JSON)' $(PY) -m bench.compare.proof
 
+.PHONY: bench-instructions
+bench-instructions: ## instructions of the pure-CPU series under callgrind, against their budgets
+	@deploy/run-target '$(JSON)' $(PY) -m bench.instructions
+
 .PHONY: release
 release: $(STAMPS)/release ## the tools that make and judge packages, in build/release
 

@@ -5,7 +5,7 @@
     python -m bench.compare . . --head-env MALLOC_ARENA_MAX=1   # two configurations
 
 Exit status 3 when a series is significantly worse by more than its threshold, which is in
-bench/compare/thresholds.toml. Builds, logs, all samples: build/compare.
+bench/compare/thresholds.toml. All samples are in build/compare/bundle, builds beside it.
 """
 
 from __future__ import annotations
@@ -13,35 +13,37 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import psutil
 from rich.progress import Progress
 
-from agentd.cli.demo_machine import describe_machine
 from agentd.cli.tables import new_console, print_table
+from bench.bundle import BundleWriter
 from bench.compare.builds import HERE, make_build, remove_others
 from bench.compare.result import (
     Comparison,
     as_json,
     missing,
     read_thresholds,
+    samples_of,
     summary,
     verdict_table,
 )
 from bench.compare.rounds import Samples, Side, measure_suites, run_in_turn
 from bench.compare.verdict import judge_all
-from bench.machine import ROOT, read_commit
+from bench.machine import ROOT
 from bench.target import run_target
 
 # In which a simulated shared machine shows a change of 15 % 19 times of 20.
 ROUNDS = 40
 INTO = ROOT / "build" / "compare"
+BUNDLE = INTO / "bundle"
 THRESHOLDS = Path(__file__).with_name("thresholds.toml")
 
 
@@ -84,8 +86,10 @@ def run(args: argparse.Namespace) -> int:
     """Build, measure, judge, tell."""
     seed = random.randrange(2**32) if args.seed is None else args.seed
     INTO.mkdir(parents=True, exist_ok=True)
-    found = compare(make_sides(args), args.rounds, seed, args.suite)
-    save(INTO / "result.json", found)
+    sides = make_sides(args)
+    with BundleWriter(BUNDLE, shlex.join(sys.orig_argv)) as bundle:
+        found = compare(sides, args.rounds, seed, args.suite)
+        keep(bundle, found)
     print_table(verdict_table(found.judged))
     for line in (*missing(found.sides), summary(found)):
         print(line)
@@ -94,12 +98,13 @@ def run(args: argparse.Namespace) -> int:
     return found.exit_status
 
 
-def save(path: Path, found: Comparison) -> None:
+def keep(bundle: BundleWriter, found: Comparison) -> None:
     """Everything that another judgement of the same rounds needs."""
-    # Of a monitor's version nothing that is measured here depends.
-    machine = msgspec.to_builtins(describe_machine("", commit=read_commit()))
-    samples = {side.name: side.rounds for side in found.sides}
-    path.write_text(json.dumps({**as_json(found), "machine": machine, "samples_s": samples}))
+    bundle.add(*samples_of(found))
+    bundle.add_file("evidence/comparison.json", json.dumps(as_json(found), indent=1))
+    if missing(found.sides):
+        for side in found.sides:
+            bundle.add_file(f"logs/{side.name}.log", side.log.read_bytes())
 
 
 def variable(text: str) -> tuple[str, str]:

@@ -18,7 +18,7 @@ def run_to_log(
 ) -> int:  # fmt: skip
     """The exit status. What it says is added to `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as words, _running(argv, cwd, env, words.fileno()) as process:
+    with log.open("ab") as words, running(argv, cwd, env, words.fileno()) as process:
         return process.wait()
 
 
@@ -28,9 +28,10 @@ def last_words(log: Path) -> str:
 
 
 @contextmanager
-def _running(
+def running(
     argv: Sequence[str | Path], cwd: Path, env: Mapping[str, str], words: int
 ) -> Iterator[subprocess.Popen[bytes]]:
+    """A process, ended with its children if it still runs in the end. words: a file, borrowed."""
     process = subprocess.Popen(
         argv, cwd=cwd, env={**os.environ, **env}, stdin=subprocess.DEVNULL,
         stdout=words, stderr=words, start_new_session=True,

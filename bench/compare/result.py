@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from agentd.cli.tables import Table
+from bench.bundle import Sample
 from bench.compare.rounds import Side
 from bench.compare.verdict import FALSE_ALARMS, Judged, Verdict
 
@@ -82,6 +83,20 @@ def summary(found: Comparison) -> str:
         f"{said}; {len(found.judged)} series, {found.rounds} rounds, false alarm in at most "
         f"{FALSE_ALARMS:.0%} of comparisons; the host took {found.steal:.1%} of processor time"
     )
+
+
+def samples_of(found: Comparison) -> Iterator[Sample]:
+    """Every sample of every series, of those too that one side lacks."""
+    begun_s = min(at_s for side in found.sides for at_s in side.at_s)
+    for side in found.sides:
+        for series, rounds in side.rounds.items():
+            for number, taken_s in enumerate(rounds):
+                for value in taken_s:
+                    yield Sample(
+                        series=series, machine_kind="none", cache="none", unit="us",
+                        value=value * 1e6, dims={"side": side.name}, round=number,
+                        at_s=side.at_s[number] - begun_s,
+                    )  # fmt: skip
 
 
 def as_json(found: Comparison) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,13 +21,15 @@ Samples = dict[str, list[float]]
 class Side:
     """One build and what was measured of it. rounds: of each series, the samples of each round.
 
-    lost: series that it measured in some rounds only, in how many.
+    at_s: when each round began, of a clock that both sides share. lost: series that it measured in
+    some rounds only, in how many.
     """
 
     name: str
     build: Build
     log: Path
     rounds: dict[str, list[list[float]]] = field(default_factory=dict)
+    at_s: list[float] = field(default_factory=list)
     lost: dict[str, int] = field(default_factory=dict)
 
 
@@ -57,6 +60,7 @@ def run_in_turn(
     draw = random.Random(seed)
     for number in range(rounds):
         for side in draw.sample(sides, 2):
+            side.at_s.append(time.monotonic())
             for name, samples in measure(side).items():
                 side.rounds.setdefault(name, []).append(samples)
         tell(number + 1)

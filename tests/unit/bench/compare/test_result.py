@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.compare.__main__ import THRESHOLDS, save, variable
+from bench.bundle import BundleWriter, read_bundle, verify_bundle
+from bench.compare.__main__ import THRESHOLDS, keep, variable
 from bench.compare.builds import Build
 from bench.compare.result import (
     EXIT_WORSE,
@@ -36,6 +37,7 @@ def a_comparison(factor: float, rounds: int = 20) -> Comparison:
     base.rounds = {"a.b": [[1.0 + n / 1000] for n in range(rounds)], "a.old": [[1.0]] * rounds}
     head.rounds = {"a.b": [[factor + n / 1000] for n in range(rounds)], "a.new": [[1.0]] * rounds}
     base.lost = {"a.new": 3}
+    base.at_s, head.at_s = ([shift + 10.0 * n for n in range(rounds)] for shift in (100, 104))
     judged = judge_all(base.rounds, head.rounds, {"a.b": 0.05})
     return Comparison((base, head), judged, rounds, seed=7, steal=0.25)
 
@@ -64,15 +66,26 @@ def test_the_summary_names_what_is_worse_and_what_the_host_took() -> None:
     assert text.endswith("the host took 25.0% of processor time")
 
 
-def test_programs_get_every_verdict_and_the_file_every_sample(tmp_path: Path) -> None:
-    found = a_comparison(1.15)
-    said = json.loads(json.dumps(as_json(found)))
+def test_programs_get_every_verdict() -> None:
+    said = json.loads(json.dumps(as_json(a_comparison(1.15))))
     assert (said["worse"], said["exit_status"], said["seed"]) == (["a.b"], EXIT_WORSE, 7)
     assert said["series"][0]["verdict"] == "worse"
-    save(tmp_path / "result.json", found)
-    kept = json.loads((tmp_path / "result.json").read_text())
-    assert kept["samples_s"] == {side.name: side.rounds for side in found.sides}
-    assert kept["machine"]["cores"] >= 1
+
+
+def test_the_bundle_has_every_sample_and_the_log_of_what_is_missing(tmp_path: Path) -> None:
+    found = a_comparison(1.15)
+    for side in found.sides:
+        side.log = tmp_path / side.log
+        side.log.write_text("its words")
+    with BundleWriter(tmp_path / "bundle", "compare") as writer:
+        keep(writer, found)
+    assert verify_bundle(tmp_path / "bundle") == []
+    bundle = read_bundle(tmp_path / "bundle")
+    head = [one for one in bundle.samples if one.dims == {"side": "head"} and one.series == "a.b"]
+    assert [round(one.value or 0) for one in head[:2]] == [1150000, 1151000]
+    assert [(one.round, one.at_s) for one in head[:2]] == [(0, 4.0), (1, 14.0)]
+    assert len(bundle.samples) == 4 * 20
+    assert (tmp_path / "bundle" / "logs" / "base.log").read_text() == "its words"
 
 
 def test_thresholds_are_of_the_file_or_the_default(tmp_path: Path) -> None:
