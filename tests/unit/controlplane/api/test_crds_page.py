@@ -1,4 +1,4 @@
-"""docs/crds.md names every field, every condition."""
+"""docs/crds.md names every field, every condition, and says where their reasons are."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from controlplane.api.crds import KINDS, Kind, generate_crd
 from controlplane.api.types import ConditionType
 from controlplane.runtimes.condition import Reason
 
-PAGE = (Path(__file__).parents[4] / "docs" / "crds.md").read_text()
+DOCS = Path(__file__).parents[4] / "docs"
+PAGE = (DOCS / "crds.md").read_text()
+REASONS = (DOCS / "reference" / "events.md").read_text()
 # Said once for their parent.
 WHOLE = ("status.conditions", "spec.snapshotRef", "spec.targetSandboxRef")
 
@@ -39,6 +41,7 @@ def test_the_page_names_every_field_of_a_kind(kind: Kind) -> None:
     assert f"`{kind.short_name}`" in text
 
 
-def test_the_page_names_every_condition_and_reason() -> None:
+def test_the_page_names_every_condition_and_leads_to_every_reason() -> None:
     assert [one for one in ConditionType if f"| `{one.value}` |" not in PAGE] == []
-    assert [one for one in Reason if f"| `{one.value}` |" not in PAGE] == []
+    assert "(reference/events.md#conditions)" in PAGE
+    assert [one for one in Reason if f"`{one.value}`" not in REASONS] == []
