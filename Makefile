@@ -168,6 +168,10 @@ fuzz: ## the page server's parsers under libFuzzer for CPU_MINUTES=10 in all
 soak: ## use a node for MINUTES=20, see that nothing grows; build/soak/report.html
 	@deploy/run-target '$(JSON)' $(PY) -m bench.soak --minutes $(MINUTES)
 
+.PHONY: validate
+validate: ## the validation plan: cold, restored, failing, many at once, lost nodes (FULL=1); build/validate
+	@deploy/run-target '$(JSON)' $(PY) -m bench.validate $(if $(FULL),--full)
+
 .PHONY: clean
 clean: ## remove what was built and fetched
 	rm -rf build $(VENV) agentd/*.so agentd/snap-pager agentd/kuasar/pb/*_pb2.py* native/build native/shim/*.c agentd/_version.py dist

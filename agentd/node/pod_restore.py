@@ -41,6 +41,8 @@ def choose_start(
     if artifact is None:
         return Cold("artifact_missing", f"there is no artifact {key!r} on this node")
     owner = artifact.owner
+    if owner is None and not artifact.is_ready:  # what is damaged cannot say whose it is
+        return Cold("artifact_unusable", f"artifact {key!r} does not verify")
     if owner is None or owner.cluster != cluster or owner.namespace != namespace:
         return Cold("wrong_namespace", f"artifact {key!r} is not of namespace {namespace!r}")
     if artifact.mode is not SnapshotMode.FORK:

@@ -8,8 +8,10 @@ make validate JSON=1     and one JSON object as the last line
 from __future__ import annotations
 
 import argparse
+import shlex
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
@@ -19,17 +21,22 @@ from agentd.cli.demo import build_with_progress
 from agentd.cli.tables import new_console, print_table
 from agentd.errors import ErrorCode, UsageError
 from agentd.image import Image
+from agentd.vmm.qemu_open import probe_qemu_version
+from bench.bundle import BundleWriter, read_bundle, verify_bundle
 from bench.demo import IMAGES
+from bench.machine import ROOT
 from bench.target import run_target
 from bench.validate.cluster_stage import open_cluster
 from bench.validate.kuasar_stage import open_kuasar
 from bench.validate.node_stage import open_node
 from bench.validate.plan import SCENARIOS
+from bench.validate.publish import publish
 from bench.validate.run import OpenStage, Outcome, Verdict, run_plan
 from bench.validate.scenario import Scenario, Stage
-from bench.validate.show import expected_table, scenario_table
+from bench.validate.show import expected_table, scenario_table, starts_table
 from bench.validate.sizes import FULL, QUICK, Sizes
 
+OUTPUT = ROOT / "build" / "validate"
 console = new_console(sys.stderr)
 
 
@@ -38,13 +45,16 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
     size: str
     passed: int
+    bundle: str
+    bundle_problems: tuple[str, ...]
     outcomes: tuple[Outcome, ...]
     troubles: tuple[str, ...]
 
     @property
     def exit_status(self) -> int:
-        """0 if every scenario passed and nothing is left."""
-        return int(self.passed < len(self.outcomes) or bool(self.troubles))
+        """0 if every scenario passed, nothing is left, the bundle verifies."""
+        has_trouble = bool(self.troubles or self.bundle_problems)
+        return int(has_trouble or self.passed < len(self.outcomes))
 
 
 def main() -> int:
@@ -88,10 +98,18 @@ def stages_of(image: Image, sizes: Sizes, say: Callable[[str], None]) -> Mapping
 def _run(names: Sequence[str], sizes: Sizes, as_json: bool) -> int:
     scenarios = choose(names)
     image = build_with_progress(IMAGES)
-    outcomes, troubles = run_plan(scenarios, stages_of(image, sizes, _say), _say)
+    qemu_version = probe_qemu_version("qemu-system-x86_64")
+    begun_at_s = time.time()
+    with BundleWriter(OUTPUT, _command(names, sizes), qemu_version=qemu_version) as writer:
+        outcomes, troubles = run_plan(scenarios, stages_of(image, sizes, _say), _say)
+        publish(writer, scenarios, outcomes, begun_at_s)
+        if troubles:
+            writer.add_file("logs/stages.txt", "\n".join([*troubles, ""]))
     result = Result(
         size=sizes.name,
         passed=sum(one.verdict is Verdict.PASSED for one in outcomes),
+        bundle=str(OUTPUT.relative_to(ROOT)),
+        bundle_problems=tuple(verify_bundle(OUTPUT)),
         outcomes=tuple(outcomes),
         troubles=tuple(troubles),
     )
@@ -102,15 +120,24 @@ def _run(names: Sequence[str], sizes: Sizes, as_json: bool) -> int:
     return result.exit_status
 
 
+def _command(names: Sequence[str], sizes: Sizes) -> str:
+    words = ["python -m bench.validate", *(["--full"] if sizes is FULL else [])]
+    return " ".join([*words, *(f"--only {shlex.quote(name)}" for name in names)])
+
+
 def _show(result: Result) -> None:
     print_table(expected_table(result.outcomes))
+    print_table(starts_table(read_bundle(OUTPUT).percentiles))
     print_table(scenario_table(result.outcomes, result.size))
     for one in result.outcomes:
         for problem in one.problems:
             print(f"{one.verdict}: {one.name}: {problem}")
     for trouble in result.troubles:
         print(f"trouble: {trouble}")
+    for problem in result.bundle_problems:
+        print(f"bundle: {problem}")
     print(f"{result.passed} of {len(result.outcomes)} scenarios passed ({result.size} form)")
+    print(f"bundle: {result.bundle}, checked by `python -m bench.bundle verify {result.bundle}`")
 
 
 def _say(text: str) -> None:

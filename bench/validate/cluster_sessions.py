@@ -11,10 +11,10 @@ from bench.cluster.outage import address
 from bench.cluster.result import Session
 from bench.cluster.sessions import NAMESPACE, Begun
 from bench.cluster.world import World
+from bench.steal import read_steal_ms
 from bench.validate.evidence import Start
 from bench.validate.node_sessions import is_incoming, run_jobs
 from bench.validate.plan_cluster import FELL_BACK, RESTORED
-from bench.validate.steal import steal_ms
 from controlplane.api import names
 from controlplane.api.core import Sandbox
 
@@ -36,7 +36,7 @@ def take_together(world: World, group: str, count: int) -> list[Start]:
 
 def finish(world: World, begun: Begun, group: str) -> Start:
     """What became of a session that was asked for."""
-    at_s, stolen = time.time(), steal_ms()
+    at_s, stolen = time.time(), read_steal_ms()
     try:
         session = sessions.finish(world, begun)
         is_right = sessions.run_python(address(world, session), sessions.SUM) == "45"
@@ -44,7 +44,7 @@ def finish(world: World, begun: Begun, group: str) -> Start:
         return Start(
             name=begun.name, group=group, error=exc.code.value, message=exc.message, at_s=at_s
         )
-    return describe(world, session, group, is_right, at_s, steal_ms() - stolen)
+    return describe(world, session, group, is_right, at_s, read_steal_ms() - stolen)
 
 
 def describe(

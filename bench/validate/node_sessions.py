@@ -17,8 +17,8 @@ from agentd.client import Sandbox
 from agentd.errors import ErrorCode, PeerError, SnapStartError
 from agentd.wire import api
 from bench.node import Node
+from bench.steal import read_steal_ms
 from bench.validate.evidence import Start
-from bench.validate.steal import steal_ms
 
 T = TypeVar("T")
 CALL_S = 120.0
@@ -71,7 +71,7 @@ def started(
     node: Node, template: str, group: str, mode: api.SessionMode = api.SessionMode.FORK
 ) -> Iterator[tuple[Start, Sandbox | None]]:
     """A session that has answered, or the record of its refusal; it ends with the block."""
-    at_s, begun, stolen = time.time(), time.perf_counter(), steal_ms()
+    at_s, begun, stolen = time.time(), time.perf_counter(), read_steal_ms()
     try:
         sandbox = node.create(template, mode=mode)
     except SnapStartError as exc:
@@ -81,7 +81,7 @@ def started(
         ready_ms = 1e3 * (time.perf_counter() - begun)
         try:
             answer = run(sandbox, REQUEST)
-            ms, stolen = 1e3 * (time.perf_counter() - begun), steal_ms() - stolen
+            ms, stolen = 1e3 * (time.perf_counter() - begun), read_steal_ms() - stolen
             start = Start(
                 name=sandbox.sandbox_id,
                 group=group,

@@ -32,7 +32,7 @@ from bench.validate.sizes import Sizes
 from tests.integration.node.survey import settle
 
 LARGE, SMALL = "python", "small"
-SMALL_MIB = 256
+SMALL_MIB = 320
 FAN_OUT_S = 600.0
 SETTINGS = {"MACHINES__MEMORY_MIB": str(MEMORY_MIB), "DEADLINES__FORK_S": "120"}
 # What a guest keeps for itself of its memory, at most.

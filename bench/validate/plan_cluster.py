@@ -107,7 +107,7 @@ CLUSTER_SCENARIOS = (
         (
             *(has_starts(group) for group in (FAILING, SHORT, DROPPED)),
             are_cold(FAILING, reasons=("restore_failed",)),
-            are_cold(SHORT, reasons=("artifact_unusable", "restore_failed")),
+            are_cold(SHORT, reasons=("artifact_unusable",)),
             are_cold(DROPPED, reasons=("artifact_missing",)),
             carry_intent(FAILING, SHORT, DROPPED, ELSEWHERE),
             tell(FELL_BACK, FAILING, SHORT, DROPPED),

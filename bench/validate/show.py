@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agentd.cli.tables import Table
-from bench.validate.evidence import Evidence, how_started
+from agentd.cli.tables import Table, ms
+from bench.bundle import Percentiles
+from bench.validate.evidence import Evidence, How, how_started
 from bench.validate.run import Outcome
-from bench.validate.scenario import Scenario
 
 
 def scenario_table(outcomes: Sequence[Outcome], size: str) -> Table:
@@ -55,6 +55,24 @@ def figures(evidence: Evidence) -> str:
     return ", ".join(found) or "-"
 
 
-def groups_timed(scenarios: Sequence[Scenario]) -> set[tuple[str, str]]:
-    """Scenario and group of every start whose time counts."""
-    return {(one.name, group) for one in scenarios for group in one.timed}
+def starts_table(percentiles: Sequence[Percentiles]) -> Table:
+    """Times from the request to the first reply, the cold baselines first."""
+    ordered = sorted(percentiles, key=lambda one: one.dims["started"] != How.COLD)
+    rows = [
+        (
+            one.dims["scenario"],
+            one.dims["group"],
+            one.dims["started"],
+            one.machine_kind,
+            str(one.n),
+            str(one.failures),
+            *(ms(value) for value in (one.min, one.p50, one.p95, one.p99, one.max)),
+        )
+        for one in ordered
+    ]
+    columns = ("SCENARIO", "GROUP", "STARTED", "MACHINES", *_NUMBERS)
+    title = "milliseconds from the request for a session to the first reply of its code"
+    return Table(columns, rows, title=title, numeric=frozenset(_NUMBERS))
+
+
+_NUMBERS = ("N", "FAILED", "MIN", "P50", "P95", "P99", "MAX")

@@ -272,6 +272,7 @@ def test_an_artifact_of_the_pods_namespace_is_forked() -> None:
         ("wrong_namespace", {"owner": None}),
         ("wrong_mode", {"mode": None}),
         ("artifact_unusable", {"is_ready": False}),
+        ("artifact_unusable", {"is_ready": False, "owner": None}),
     ],
 )
 def test_anything_else_starts_cold_with_a_reason(reason: str, changes: dict[str, Any]) -> None:
