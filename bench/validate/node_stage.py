@@ -11,9 +11,13 @@ from functools import partial
 
 import psutil
 
+from agentd.client.calls import health
+from agentd.errors import SnapStartError
 from agentd.image import Image
 from agentd.units import MIB
+from agentd.vmm.qemu_argv import MARKER_PREFIX
 from agentd.wire import api
+from bench.cluster.leaks import processes_of
 from bench.demo import IMAGES, MEMORY_MIB
 from bench.node import Node
 from bench.validate import node_faults
@@ -28,12 +32,14 @@ from bench.validate.node_sessions import (
     together,
 )
 from bench.validate.plan_node import BAD_NAME, CHANGED, CUT, RUNTIME
+from bench.validate.run import leaving_nothing
 from bench.validate.sizes import Sizes
-from tests.integration.node.survey import settle
+from tests.integration.node.survey import installation_of, settle
 
 LARGE, SMALL = "python", "small"
 SMALL_MIB = 320
 FAN_OUT_S = 600.0
+CLOSED_S = ENDED_S = 10.0
 SETTINGS = {"MACHINES__MEMORY_MIB": str(MEMORY_MIB), "DEADLINES__FORK_S": "120"}
 # What a guest keeps for itself of its memory, at most.
 _KERNEL_SHARE = 0.3
@@ -53,7 +59,10 @@ class NodeStage:
 
     def _mend(self) -> None:
         """What a scenario that broke off left undone."""
-        if not psutil.pid_exists(self.node.pid):
+        try:
+            self.node.send(health())
+        except SnapStartError:
+            self.node.kill()
             self.node.start()
         end_sessions(self.node)
 
@@ -65,12 +74,24 @@ class NodeStage:
 
 @contextmanager
 def open_node(image: Image, sizes: Sizes, say: Callable[[str], None]) -> Iterator[NodeStage]:
-    """The node; it ends with its machines and files."""
-    with Node(IMAGES, **SETTINGS) as node:
+    """The node; of it nothing is left, or that is told."""
+    traces: list[str] = []
+    with leaving_nothing(lambda: find_left(traces)), Node(IMAGES, **SETTINGS) as node:
+        traces += [str(node.root), f"guest={MARKER_PREFIX}/{installation_of(node)}/"]
         for name, memory_mib in ((LARGE, MEMORY_MIB), (SMALL, SMALL_MIB)):
             say(f"template {name}: boot, warm, prove clean, freeze, seal")
             node.build_template(name, str(image.directory), memory_mib=memory_mib)
         yield NodeStage(node, sizes)
+
+
+def find_left(traces: list[str]) -> list[str]:
+    """Processes with one of these in their words, once those that were killed have ended."""
+    give_up = time.monotonic() + ENDED_S
+    while found := [one for text in traces for one in processes_of(text)]:
+        if time.monotonic() > give_up:
+            break
+        time.sleep(0.1)
+    return [f"process {one.pid}" for one in found]
 
 
 def cold_baseline(stage: NodeStage, record: Record) -> None:
@@ -172,7 +193,15 @@ def agentic(stage: NodeStage, record: Record) -> None:
     seconds = time.perf_counter() - begun
     record.note(episodes=count, episodes_per_minute=round(60 * count / seconds, 1), **tally)
     record.note(machines_left=stage.machines_left())
-    record.note(descriptors_grown=max(0, psutil.Process(node.pid).num_fds() - descriptors))
+    record.note(descriptors_grown=count_more(node.pid, descriptors))
+
+
+def count_more(pid: int, before: int) -> int:
+    """Descriptors beyond those of before, once connections that are closing have closed."""
+    give_up = time.monotonic() + CLOSED_S
+    while (now := psutil.Process(pid).num_fds()) > before and time.monotonic() < give_up:
+        time.sleep(0.1)
+    return max(0, now - before)
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import pytest
 
+from bench.validate import node_stage
 from bench.validate.evidence import Record, Start
 from bench.validate.judge import is_fact
 from bench.validate.run import Performer, Verdict, leaving_nothing, run_plan
@@ -122,3 +126,12 @@ def test_what_a_stage_leaves_is_trouble_though_its_scenarios_passed() -> None:
     outcomes, troubles = run_plan([scenario("a")], {Stage.NODE: untidy}, say)
     assert [one.verdict for one in outcomes] == [Verdict.PASSED]
     assert troubles == ["stage node: StageLeftError: left behind: 4711 qemu"]
+
+
+def test_a_process_that_outlives_its_node_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_stage, "ENDED_S", 0.0)
+    word = f"left-behind-{uuid.uuid4().hex}"
+    with subprocess.Popen([sys.executable, "-c", "input()", word], stdin=subprocess.PIPE) as left:
+        assert node_stage.find_left([word]) == [f"process {left.pid}"]
+        left.kill()
+    assert node_stage.find_left([word]) == []
