@@ -181,20 +181,24 @@ static bool may_linger(struct loop *loop)
         return false;
 }
 
-/* Returns as epoll_wait(2): 0 if nothing came soon. */
+/* Returns as epoll_wait(2): 0 if nothing came soon. What is there already says nothing of the worth of looking out: on
+ * one processor the guest has asked before we were back. */
 static int linger(struct loop *loop)
 {
         int64_t until = now_ns() + LINGER_NS;
-        int n;
+        int n = epoll_wait(loop->epoll_fd, loop->round, LOOP_ROUND, 0);
 
+        if (n)
+                return n;
         do {
                 n = epoll_wait(loop->epoll_fd, loop->round, LOOP_ROUND, 0);
         } while (n == 0 && now_ns() < until);
         if (n == 0)
-                loop->linger_doubt = loop->linger_doubt + LINGER_VAIN < LINGER_DOUBT_MAX ? loop->linger_doubt + LINGER_VAIN
-                                                                                       : LINGER_DOUBT_MAX;
+                loop->linger_doubt += LINGER_VAIN;
         else if (loop->linger_doubt > 0)
                 loop->linger_doubt--;
+        if (loop->linger_doubt > LINGER_DOUBT_MAX)
+                loop->linger_doubt = LINGER_DOUBT_MAX;
         loop->linger_skips = (1U << loop->linger_doubt) - 1;
         return n;
 }
