@@ -37,11 +37,12 @@ class Bar:
     parts: Sequence[tuple[str, float]]
 
 
-def svg(height: float, title: str, body: str) -> str:
-    """A plot as wide as its place."""
+def svg(height: float, title: str, body: str, description: str = "") -> str:
+    """A plot as wide as its place; description: the figures, for those who do not see it."""
+    told = f"<desc>{escape(description)}</desc>" if description else ""
     return (
         f'<svg width="100%" height="{height:.0f}" role="img" aria-label="{escape(title)}">'
-        f"<title>{escape(title)}</title>{body}</svg>"
+        f"<title>{escape(title)}</title>{told}{body}</svg>"
     )
 
 
