@@ -66,7 +66,7 @@ def _family(family: str, unit: str, members: Sequence[Measured]) -> Section:
 def _how_drawn(values: Sequence[Measured]) -> str:
     text = "A dot a sample; the box is the middle half, the line the median."
     if any(one.n > DOTS for one in values):
-        text += f" Of more than {DOTS} samples only some have one, evenly by rank, both ends among them."
+        text += f" Of more than {DOTS} samples some have one, by rank, the ends too."
     return text
 
 
