@@ -30,6 +30,7 @@ from bench.bundle import BundleWriter, Promised, Sample, summarize_groups
 from bench.demo import IMAGES
 from bench.machine import ROOT, read_commit
 from bench.promises import Promise, show
+from bench.report import write_report
 from bench.suites.budget import Form
 from bench.suites.process import SUITES, Run, run_suites
 from bench.suites.promised import judge_promises
@@ -88,10 +89,11 @@ def run(form: Form, only: list[str], as_json: bool) -> int:
         promises = [] if only or form is Form.SMOKE else judge_promises(samples)
         bundle.promise(*(promised(one) for one in promises))
     failures = tell(found, samples, promises, took_s)
-    print(f"bundle: {place}")
+    report = write_report(place)
+    print(f"bundle: {place}\nreport: {report}")
     if as_json:
         told = _as_json(form, samples, promises, failures, found, took_s)
-        print(json.dumps({**told, "bundle": str(place)}))
+        print(json.dumps({**told, "bundle": str(place), "report": str(report)}))
     return 0 if all(one.is_kept for one in promises) and not failures else 1
 
 

@@ -25,6 +25,7 @@ from agentd.vmm.qemu_open import probe_qemu_version
 from bench.bundle import BundleWriter, read_bundle, verify_bundle
 from bench.demo import IMAGES
 from bench.machine import ROOT
+from bench.report import write_report
 from bench.target import run_target
 from bench.validate.cluster_stage import open_cluster
 from bench.validate.kuasar_stage import open_kuasar
@@ -46,6 +47,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     size: str
     passed: int
     bundle: str
+    report: str
     bundle_problems: tuple[str, ...]
     outcomes: tuple[Outcome, ...]
     troubles: tuple[str, ...]
@@ -105,10 +107,12 @@ def _run(names: Sequence[str], sizes: Sizes, as_json: bool) -> int:
         publish(writer, scenarios, outcomes, begun_at_s)
         if troubles:
             writer.add_file("logs/stages.txt", "\n".join([*troubles, ""]))
+    report = write_report(OUTPUT)
     result = Result(
         size=sizes.name,
         passed=sum(one.verdict is Verdict.PASSED for one in outcomes),
         bundle=str(OUTPUT.relative_to(ROOT)),
+        report=str(report.relative_to(ROOT)),
         bundle_problems=tuple(verify_bundle(OUTPUT)),
         outcomes=tuple(outcomes),
         troubles=tuple(troubles),
@@ -138,6 +142,7 @@ def _show(result: Result) -> None:
         print(f"bundle: {problem}")
     print(f"{result.passed} of {len(result.outcomes)} scenarios passed ({result.size} form)")
     print(f"bundle: {result.bundle}, checked by `python -m bench.bundle verify {result.bundle}`")
+    print(f"report: {result.report}")
 
 
 def _say(text: str) -> None:

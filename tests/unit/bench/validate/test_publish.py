@@ -101,7 +101,8 @@ def test_the_exit_status_tells(
     passed: int, troubles: tuple[str, ...], problems: tuple[str, ...], status: int
 ) -> None:
     result = Result(
-        size="quick", passed=passed, bundle="b", bundle_problems=problems,
+        size="quick", passed=passed, report="r.html",
+        bundle="b", bundle_problems=problems,
         outcomes=tuple(OUTCOMES), troubles=troubles,
     )  # fmt: skip
     assert result.exit_status == status
