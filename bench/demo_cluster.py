@@ -7,7 +7,6 @@ make demo-cluster JSON=1    and one JSON object as the last line
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 
 import msgspec
@@ -81,8 +80,6 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
     parser.add_argument("--sessions", type=int, default=Plan.sessions)
     args = parser.parse_args()
-    # Being told to stop ends as Ctrl-C does: with nothing left behind.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
     def run() -> int:
         result = run_demo(Plan(sessions=args.sessions))

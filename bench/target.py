@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import msgspec
 
@@ -16,10 +18,14 @@ from agentd.wire import api
 def run_target(run: Callable[[], int], *, as_json: bool) -> int:
     """The exit status of `run`, or of what it raised, which is told first.
 
+    SIGTERM ends it as Ctrl-C does, so that machines and files go with it. Call it in the main
+    thread.
+
     Args: as_json: end with the failure as one JSON object, `{"error": ..., "exit_status": ...}`.
     """
     try:
-        return run()
+        with _interrupted_by_sigterm():
+            return run()
     except SnapStartError as exc:
         return _tell(exc.code, exc.message, exc.hint, exc.code.exit_code, as_json=as_json)
     except KeyboardInterrupt:
@@ -31,6 +37,15 @@ def run_target(run: Callable[[], int], *, as_json: bool) -> int:
         code = ErrorCode.INTERNAL
         hint = "please report this as a defect, with the lines above"
         return _tell(code, f"{type(exc).__name__}: {exc}", hint, code.exit_code, as_json=as_json)
+
+
+@contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _tell(code: ErrorCode, message: str, hint: str, exit_status: int, *, as_json: bool) -> int:

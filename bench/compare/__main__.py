@@ -14,7 +14,6 @@ import argparse
 import json
 import random
 import shlex
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -131,8 +130,6 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="of the lot that orders each round")
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
     args = parser.parse_args()
-    # Ended is interrupted: what runs is ended in order.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     return run_target(lambda: run(args), as_json=args.json)
 
 

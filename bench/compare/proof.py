@@ -14,7 +14,6 @@ import argparse
 import json
 import random
 import shutil
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -132,7 +131,6 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of the planted comparison")
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
     args = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     return run_target(lambda: run(args.comparisons, args.rounds, args.json), as_json=args.json)
 
 

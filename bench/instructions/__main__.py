@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -94,7 +93,6 @@ def main() -> int:
     parser.add_argument("--accept", action="store_true", help="write what is counted as the budget")
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
     args = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     return run_target(lambda: run(args.series, args.accept, args.json), as_json=args.json)
 
 

@@ -62,7 +62,7 @@ def compared(
     """A ratio that must not be above its limit."""
     ratio = ratios(ours, base)
     samples = {"ours": list(ours), "base": list(base)}
-    measured = f"{ratio.words(2)}; {words}"
+    measured = f"{ratio.words(3)}; {words}"
     return Promise(name, f"<= {limit:.2f}", measured, ratio.median <= limit, samples)
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -59,3 +62,26 @@ def test_a_defect_shows_its_place(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().err
     assert "in broken" in said
     assert "KeyError" in said
+
+
+def test_one_that_is_told_to_end_takes_down_what_it_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    down = tmp_path / "down"
+
+    def ended() -> int:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.pause()
+        finally:
+            down.touch()
+        return 0
+
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        assert run_target(ended, as_json=True) == 130
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert down.exists()
+    assert last_line(capsys.readouterr().out)["exit_status"] == 130
