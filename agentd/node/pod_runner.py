@@ -113,14 +113,11 @@ class PodRunner:
             self._show(stage=Stage.ENDED, ended=self._termination(f"a defect: {exc!r}"))
 
     async def _live(self) -> None:
-        self._show(**remember(self._pod))
-        session = find_session(self._host.engine, self.uid)
-        if session is not None:
-            await self._retry(lambda: self._take_address(session.facts.labels.get(POD_IP, "")))
-            self._adopt(session)
+        self.view = replace(self.view, **remember(self._pod))  # type: ignore[arg-type]
+        if (session := find_session(self._host.engine, self.uid)) is not None:
+            await self._adopt(session)
         elif (build := find_build(self._host.engine, self.uid)) is not None:
-            self._build = build
-            self._show_ready(build.id, "")
+            await self._adopt_build(build)
         elif not await self._goes_on():
             return
         while True:
@@ -203,14 +200,23 @@ class PodRunner:
         )
         self._show_ready(machine_id, image.key)
 
+    async def _adopt_build(self, build: HeldBuild) -> None:
+        self._build = build
+        self.view = replace(self.view, stage=Stage.READY, machine_id=build.id)
+        await self._retry(lambda: self._take_address("", is_served=False))
+        self._show(stage=Stage.READY, reason="", message="")
+
     # -- sessions -----------------------------------------------------------------------------
 
-    def _adopt(self, session: Session) -> None:
-        labels = session.facts.labels
+    async def _adopt(self, session: Session) -> None:
+        """Nothing is shown before all of it is known: a Pod that runs is never said to wait."""
+        facts, labels = session.facts, session.facts.labels
         self._session = session
         self.origin = Origin(labels.get("started-from", ""), labels.get("reason", ""))
-        self._show(restarts=int(labels.get("restarts", "0")))
-        self._show_ready(session.id, labels.get("image", ""), session.facts.created_at_s)
+        ready = self._ready(session.id, labels.get("image", ""), facts.created_at_s)
+        self.view = replace(ready, restarts=int(labels.get("restarts", "0")))
+        await self._retry(lambda: self._take_address(labels.get(POD_IP, "")))
+        self._show_ready(session.id, labels.get("image", ""), facts.created_at_s)
 
     async def _begin_session(self) -> None:
         await self._take_address("")
@@ -326,9 +332,10 @@ class PodRunner:
         self.origin = origin
         tell_origin(self._host, self._pod, origin, message)
 
-    def _show_ready(self, machine_id: str, image_id: str, at_s: float | None = None) -> None:
+    def _ready(self, machine_id: str, image_id: str, at_s: float | None = None) -> PodView:
         started = self._host.now() if at_s is None else datetime.fromtimestamp(at_s, UTC)
-        self._show(
+        return replace(
+            self.view,
             stage=Stage.READY,
             machine_id=machine_id,
             image_id=f"snapstart.local/image@sha256:{image_id}" if image_id else "",
@@ -336,6 +343,10 @@ class PodRunner:
             reason="",
             message="",
         )
+
+    def _show_ready(self, machine_id: str, image_id: str, at_s: float | None = None) -> None:
+        self.view = self._ready(machine_id, image_id, at_s)
+        self._changed()
 
     def _show(self, **changes: object) -> None:
         self.view = replace(self.view, **changes)  # type: ignore[arg-type]

@@ -121,6 +121,8 @@ class PodKeeper:
     async def _keep(self, key: Key, pod: Pod, kept: _Kept | None) -> None:
         if kept is None:
             kept = self._kept[key] = self._take_up(key, pod)
+            if kept.runner is not None:
+                return  # it has not looked yet for the machine of a predecessor, then it says so
         runner = kept.runner
         refusal = kept.refusal or (runner.refusal if runner is not None else None)
         now = self._host.now()

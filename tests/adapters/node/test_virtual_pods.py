@@ -11,6 +11,7 @@ import pytest
 
 from agentd.engine.held import HeldState
 from agentd.engine.plans import Need
+from agentd.node.addresses import Addresses
 from controlplane.api import names
 from controlplane.api.meta import JsonObject
 from controlplane.errors import NotFoundError, UnavailableError
@@ -415,6 +416,32 @@ async def test_defect_68_a_restarted_agent_adopts_the_machine_and_starts_no_seco
         after = world.get(PODS, "one")["status"]
         assert after["containerStatuses"] == before["status"]["containerStatuses"]
         assert after["podIP"] == before["status"]["podIP"]
+
+
+@pytest.mark.restarts
+@pytest.mark.parametrize("is_slow", [False, True])
+async def test_a_pod_that_runs_is_never_said_to_wait_when_its_agent_restarts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_slow: bool
+) -> None:
+    add = Addresses.add
+
+    async def add_slowly(self: Addresses, address: str) -> None:
+        await asyncio.sleep(0.3)
+        await add(self, address)
+
+    kube = new_cluster()
+    async with running_world(tmp_path, kube, ends_sessions=False) as world:
+        world.pod("one")
+        await world.until_ready("one")
+    writes = kube.client.counts["merge", PODS.plural]
+    if is_slow:
+        monkeypatch.setattr(Addresses, "add", add_slowly)
+    async with running_world(tmp_path, kube) as world:
+        await world.until(lambda: world.trace.has("node.ready"))
+        await world.until(lambda: len(world.engine.sessions.list()) == 1)
+        await asyncio.sleep(0.5)
+        assert condition(world.get(PODS, "one"), "Ready") == "True"
+        assert kube.client.counts["merge", PODS.plural] == writes
 
 
 @pytest.mark.restarts
