@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from agentd.errors import SnapStartError
 from agentd.image import Image
 from bench.demo import IMAGES, MEMORY_MIB
 from bench.node import Node
-from tests.integration.node.survey import settle
+from tests.integration.node.survey import SETTLE_S, settle
 from tests.torture.census import list_fds
 
 from .builds import Build
@@ -98,9 +99,17 @@ def _idle_fds(node: Node) -> Counter[str]:
     return list_fds(node.pid)
 
 
+def _more_fds(node: Node, before: Counter[str]) -> Counter[str]:
+    """What it has open beyond before, once it has seen that our own connections are closed."""
+    give_up = time.monotonic() + SETTLE_S
+    while (more := _idle_fds(node) - before) and time.monotonic() < give_up:
+        time.sleep(1.0)
+    return more
+
+
 def _find_leaks(node: Node, before: Counter[str]) -> list[str]:
     """Machines, directories, groups, descriptors, records."""
-    more = _idle_fds(node) - before
+    more = _more_fds(node, before)
     found = settle(node)
     data, run = node.root / "data", node.root / "run"
     records, _ = decode_lines((run / "journal").read_bytes(), "the journal")
