@@ -57,10 +57,10 @@ class Nodes:
         self._late: threading.Thread | None = None
 
     def _begin(self) -> FakeLocalApi:
-        daemon = FakeLocalApi(self.path).__enter__()
+        daemon = FakeLocalApi(self.path)
         daemon.add_template()
         daemon.add_session()
-        return daemon
+        return daemon.__enter__()
 
     def end(self) -> None:
         self.now.__exit__(None, None, None)
