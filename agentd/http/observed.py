@@ -38,6 +38,8 @@ def make_health(
     health.add("page_server", look_at_pager)
     if settings.node.enabled:
         health.add("cluster", lambda: PartState(False, "the API server was not reached yet"))
+        if settings.kuasar.enabled:
+            health.add("sandboxer", lambda: PartState(False, "it was not asked yet"))
     return health
 
 

@@ -280,7 +280,9 @@ def _make_kuasar(outside: Outside) -> KuasarPart:
     """Imported only here: most nodes have no such sandboxer, and pay for no gRPC."""
     from agentd.node.kuasar_part import KuasarPart
 
-    return KuasarPart(outside.settings, outside.environ, outside.tracer, outside.now)
+    return KuasarPart(
+        outside.settings, outside.environ, outside.tracer, outside.now, outside.health
+    )
 
 
 def _feed(queue: WorkQueue[Key]) -> Callable[[Named | None, Named | None], None]:

@@ -9,11 +9,12 @@ from datetime import datetime
 from typing import Final
 
 from agentd.engine.trace import Tracer
+from agentd.health import Health
 from agentd.kuasar.access import SandboxerAccess
 from agentd.kuasar.cri import Cri
 from agentd.kuasar.probe import Probe
 from agentd.node.restore_watch import RestoreWatch
-from agentd.node.sandboxer_condition import SandboxerCondition
+from agentd.node.sandboxer_condition import SANDBOXER, SandboxerCondition
 from agentd.node.work import Work
 from agentd.providers.kuasar import KuasarDriver
 from agentd.providers.ledger import Ledger
@@ -30,7 +31,7 @@ _WITHDRAW_S: Final = 3.0
 class KuasarPart:
     """Owns the driver, which outlives every connection to a cluster; `close` ends it.
 
-    Args: environ: of the process. now: aware, in UTC.
+    Args: environ: of the process. now: aware, in UTC. health: told of the sandboxer.
     """
 
     def __init__(
@@ -39,8 +40,10 @@ class KuasarPart:
         environ: Mapping[str, str],
         tracer: Tracer,
         now: Callable[[], datetime],
+        health: Health,
     ) -> None:
         self._settings = settings
+        self._health = health
         self._environ = environ
         self._tracer = tracer
         self._now = now
@@ -91,6 +94,7 @@ class KuasarPart:
 
         work.down.push_async_callback(withdraw)
         work.jobs["sandboxer-condition"] = condition.run
+        self._health.add(SANDBOXER, condition.look)
 
     def _proxy_outside(self, work: Work, addresses: frozenset[str]) -> ProxyOutside:
         return ProxyOutside(

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from agentd.engine.trace import Tracer
+from agentd.health import PartState
 from agentd.kuasar.access import PROBE_S
 from agentd.kuasar.admin_socket import AdminSocket
 from agentd.kuasar.node_config import Finding, Level, find_warnings
@@ -19,6 +20,8 @@ from controlplane.kube.api import KubeApi
 from controlplane.kube.resource import NODES
 
 CONDITION: Final = "SnapStartSandboxer"
+# What /readyz calls it.
+SANDBOXER: Final = "sandboxer"
 # A label of the Node: what its sandboxer was found to be.
 LABEL: Final = "snapstart.agentcube.volcano.sh/kuasar"
 EVERY_S: Final = 60.0
@@ -49,6 +52,11 @@ def judge_sandboxer(found: Probe, findings: Sequence[Finding]) -> Condition:
     if any(one.key == _UNREAD for one in findings):
         return _condition("Unknown", "SettingsUnknown", message)
     return _condition("True", "UsableWithWarnings" if findings else "Usable", message)
+
+
+def judge_part(found: Probe) -> PartState:
+    """Of /readyz: settings that spoil forks leave an agent that can do its work."""
+    return PartState(found.standing.form is not None, _sentence(found.detail, found.hint))
 
 
 def _is_spoiling(one: Finding) -> bool:
@@ -107,13 +115,19 @@ class SandboxerCondition:
         self._node_name = node_name
         self._tracer = tracer
         self._now = now
+        self._part = PartState(False, "it was not asked yet")
         self._told: tuple[Condition, str] | None = None
         self._told_at: datetime | None = None
+
+    def look(self) -> PartState:
+        """As the last answer was."""
+        return self._part
 
     async def refresh(self) -> None:
         """Look, and tell what changed, or that it is still so. Raises: as KubeApi."""
         settings = self._settings
         found = await probe(self._admin, settings.grpc_socket, deadline_s=PROBE_S)
+        self._part = judge_part(found)
         findings = await asyncio.to_thread(find_warnings, settings.config_file, found.standing.form)
         told = (judge_sandboxer(found, findings), found.standing.value)
         now = self._now()

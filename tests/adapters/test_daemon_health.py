@@ -140,10 +140,17 @@ def test_a_node_without_a_monitor_by_design_is_ready() -> None:
 
 
 def test_a_node_of_a_cluster_is_not_ready_before_its_cluster_saw_it() -> None:
-    settings: Any = Anything(node=Anything(enabled=True))
+    settings: Any = Anything(node=Anything(enabled=True), kuasar=Anything(enabled=False))
     engine: Any = Anything(journal_problem=lambda: "", check_monitor=lambda: None)
-    state = make_health(settings, engine, None, "qemu").states()["cluster"]
-    assert not state.is_ready
+    states = make_health(settings, engine, None, "qemu").states()
+    assert not states["cluster"].is_ready
+    assert "sandboxer" not in states
+
+
+def test_a_node_of_a_sandboxer_is_not_ready_before_that_was_asked() -> None:
+    settings: Any = Anything(node=Anything(enabled=True), kuasar=Anything(enabled=True))
+    engine: Any = Anything(journal_problem=lambda: "", check_monitor=None)
+    assert not make_health(settings, engine, None, "none").states()["sandboxer"].is_ready
 
 
 def test_a_part_that_cannot_be_looked_at_is_not_ready() -> None:

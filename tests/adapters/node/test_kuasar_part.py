@@ -9,6 +9,7 @@ import pytest
 
 from agentd.kuasar.client import Form
 from agentd.node import agent
+from agentd.node.sandboxer_condition import SANDBOXER
 from agentd.settings import Kuasar, Settings
 from controlplane.api import names
 from controlplane.kube.resource import NODES
@@ -55,3 +56,14 @@ async def test_a_ledger_that_cannot_be_opened_is_tried_again(
             assert LABEL not in labels(kube)
             (settings.data_dir / "kuasar").unlink()
             await world.until(lambda: labels(kube).get(LABEL) == "true")
+
+
+async def test_readyz_tells_of_the_sandboxer(tmp_path: Path) -> None:
+    kube = new_cluster()
+    kube.cluster.create(NODES, {"metadata": {"name": "node-a"}})
+    async with KuasarNode(tmp_path, Form.GRPC) as node:
+        settings = settings_for(tmp_path, node)
+        vmm = FakeVmm("inst", settings.run_dir / "vms")
+        async with running_agent(tmp_path, settings, vmm, kube, virtual=False) as world:
+            await world.until(lambda: SANDBOXER in world.health.states())
+            await world.until(lambda: world.health.states()[SANDBOXER].is_ready)

@@ -153,6 +153,36 @@ async def test_a_sandboxer_that_dies_is_seen_and_one_that_comes_back(
         assert world.label() == form.value
 
 
+@both_forms
+async def test_the_agent_is_as_ready_as_its_sandboxer_can_be_used(
+    tmp_path: Path, form: Form
+) -> None:
+    async with node_world(tmp_path, form) as world:
+        assert "not asked" in world.condition.look().detail
+        assert not world.condition.look().is_ready
+        await world.refresh()
+        assert world.condition.look().is_ready
+        await world.node.stop()
+        world.kube.partition()
+        with pytest.raises(UnavailableError):
+            await world.refresh()
+        assert not world.condition.look().is_ready, "whether or not the cluster can be told"
+        await world.node.start()
+        world.kube.heal()
+        await world.refresh()
+        assert world.condition.look().is_ready
+
+
+async def test_settings_that_spoil_forks_are_a_condition_and_not_unreadiness(
+    tmp_path: Path,
+) -> None:
+    async with node_world(tmp_path) as world:
+        world.config.write_text(EXCLUSIVE)
+        await world.refresh()
+        assert world.said()[0] == "False"
+        assert world.condition.look().is_ready
+
+
 async def test_nothing_of_the_kubelets_is_touched(tmp_path: Path) -> None:
     async with node_world(tmp_path) as world:
         await world.refresh()
