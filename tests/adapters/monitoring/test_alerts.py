@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml  # type: ignore[import-untyped]
 
 from tests.adapters.monitoring.known_metrics import all_series
@@ -138,7 +139,12 @@ def up(job: str, value: int) -> Series:
     return gauge("up", f'job="{job}",instance="a"', value)
 
 
+def unreached(webhook: str) -> Series:
+    return counter("apiserver_admission_webhook_fail_open_count", f'name="{webhook}"', 1)
+
+
 HOURS = "2h"
+OURS = "sandboxes.snapstart.agentcube.volcano.sh"
 CASES: dict[str, Case] = {
     "SnapStartAgentDown": Case("6m", up("snapstart-agentd", 0), up("snapstart-agentd", 1)),
     "SnapStartAgentNotReady": Case(
@@ -224,6 +230,7 @@ CASES: dict[str, Case] = {
     "SnapStartAdmissionErrors": Case(
         "20m", *grown("agentcube_snapstart_admission_errors_total", 'reason="defect"', bad=1)
     ),
+    "SnapStartWebhookNotReached": Case("20m", unreached(OURS), unreached("pods.example.org")),
 }
 
 
@@ -344,3 +351,35 @@ def test_every_alert_has_a_section_that_says_what_to_do() -> None:
     for name, rule in RULES.items():
         assert rule["annotations"]["runbook"] == f"docs/troubleshooting.md#{name.lower()}"
         assert rule["labels"]["severity"] in ("page", "ticket")
+
+
+# -- what alerts are for --------------------------------------------------------------------------
+
+
+def failures_told(title: str) -> dict[str, str]:
+    """Each failure of a table of the operator page, with what its last column says of alerts."""
+    page = (ROOT / "docs" / "operator.md").read_text()
+    (found,) = re.findall(rf"^## {title}\n(.*?)(?=^## )", page, re.M | re.S)
+    rows = [line.strip("|").split(" | ") for line in found.splitlines() if line.startswith("| ")]
+    assert rows[0][-1].strip() == "alert"
+    return {row[0].strip(): row[-1].strip() for row in rows[1:]}
+
+
+@pytest.mark.parametrize(
+    "title", ["What happens when a part dies", "When a part of the cluster dies"]
+)
+def test_every_failure_has_its_alert_or_says_why_it_needs_none(title: str) -> None:
+    told = failures_told(title)
+    assert len(told) > 10
+    named = {what: re.findall(r"\[(SnapStart\w+)\]", cell) for what, cell in told.items()}
+    assert {name for names in named.values() for name in names} <= set(RULES)
+    silent = {what for what, names in named.items() if not names}
+    assert {what for what in silent if not re.match(r"none: \w+ .+", told[what])} == set()
+
+
+def test_the_webhooks_that_an_alert_is_about_are_those_of_the_manifests() -> None:
+    manifest = (ROOT / "deploy" / "kubernetes" / "webhooks.yaml").read_text()
+    ours = re.findall(r"^  - name: (\S+)$", manifest, re.M)
+    (pattern,) = re.findall(r'name=~"([^"]+)"', RULES["SnapStartWebhookNotReached"]["expr"])
+    assert len(ours) == 2
+    assert [name for name in ours if not re.fullmatch(pattern, name)] == []
