@@ -8,7 +8,7 @@ import time
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, Final
 
 from agentd.errors import ErrorCode, PermanentError
@@ -30,6 +30,7 @@ _TOLD: Final = re.compile(r"apt-get (?:update|install [\w.-]+(?: [\w.-]+)*)")
 _OURS: Final = re.compile(
     rf"{VENV}/.*/(agentd|controlplane|snapctl|agentcube_snapstart[^/]*|snapstart[^/]*)(/|$)"
 )
+_PROGRAM: Final = re.compile(r"^ExecStart=(/usr/bin/\S+)", re.M)
 _NEEDS_DAEMON: Final = {"socket", "daemon"}
 _START_S: Final = 60.0
 
@@ -72,6 +73,7 @@ def walk(root: DebianRoot, version: str, kind: Kind) -> dict[str, Any]:
     before = read_tree(root.path)
     demo = run_demo(root)
     serve_once(root)
+    link_for_units(root)
     left = remove(root, {path: row for path, row in before.items() if not is_below(path, VENV)})
     return {"kind": kind.name, "told": told, "left": left, "fork_ms": fork_times(demo)}
 
@@ -137,10 +139,24 @@ def serve_once(root: DebianRoot) -> None:
     expect(daemon.returncode == 0, f"agentd ended with {daemon.returncode}: {said[-500:]}")
 
 
+def link_for_units(root: DebianRoot) -> None:
+    """Every program that a unit starts is where the unit looks for it."""
+    [linked] = blocks("As a service")
+    do(root, linked)
+    for program in sorted(programs_of_units(root.path / VENV.lstrip("/") / "systemd")):
+        root.run("test", "-x", program)
+
+
+def programs_of_units(directory: Path) -> set[str]:
+    """What the units in a directory start, of ours."""
+    texts = [unit.read_text() for unit in directory.glob("*.service")]
+    return {program for text in texts for program in _PROGRAM.findall(text)}
+
+
 def remove(root: DebianRoot, before: dict[str, Any]) -> list[str]:
     """Away with everything. Returns: what was left until the data was removed too."""
     package, data = blocks("Remove")
-    asked, uninstalled, removed = package.strip().splitlines()
+    asked, uninstalled, removed = package.split("\n", 2)
     named = named_directories(do(root, asked))
     do(root, uninstalled)
     ours = [path for path in read_tree(root.path) if _OURS.match(path)]
