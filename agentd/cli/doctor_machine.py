@@ -10,6 +10,7 @@ from agentd.cli import doctor_checks as basic
 from agentd.cli import doctor_reach as reach
 from agentd.cli.doctor_certificates import gather_certificates, judge_certificates
 from agentd.cli.doctor_checks import Check, Host, Level
+from agentd.cli.doctor_directories import gather_directory, judge_directories
 from agentd.cli.doctor_host import (
     gather_clock,
     gather_limits,
@@ -58,7 +59,7 @@ def run_machine_checks(machine: Machine) -> list[Check]:
         *_check_monitors(machine),
         *_check_room(host),
         *_check_clock(host),
-        *_check_limits(machine),
+        *_check_daemons_own(machine),
         basic.check_apt(host),
         basic.check_lz4(host),
         basic.check_socket(host),
@@ -112,10 +113,29 @@ def _check_clock(host: Host) -> list[Check]:
     return [judge_clocksource(clock), judge_tsc(clock), judge_clock_sync(clock)]
 
 
-def _check_limits(machine: Machine) -> list[Check]:
-    host = machine.host
-    limits = gather_limits(host, daemon_pid(host.socket), machine.settings.admission.max_sessions)
-    return [judge_files(limits), judge_tasks(limits), judge_memlock(limits), judge_maps(limits)]
+def _check_daemons_own(machine: Machine) -> list[Check]:
+    """Limits and directories, of the daemon that runs, else of one that we would start."""
+    host, pid = machine.host, daemon_pid(machine.host.socket)
+    limits = gather_limits(host, pid, machine.settings.admission.max_sessions)
+    # A daemon of somebody else may have other settings than those we see.
+    users = tuple(dict.fromkeys((_user_of(pid), os.geteuid())))
+    data = gather_directory("paths.data_dir", host.state_dir, users)
+    run = gather_directory("paths.run_dir", machine.settings.run_dir, users)
+    return [
+        judge_files(limits),
+        judge_tasks(limits),
+        judge_memlock(limits),
+        judge_maps(limits),
+        judge_directories(data, run),
+    ]
+
+
+def _user_of(pid: int | None) -> int:
+    """Of the daemon, else our own."""
+    try:
+        return os.stat(f"/proc/{pid}").st_uid if pid else os.geteuid()
+    except OSError:
+        return os.geteuid()
 
 
 def daemon_pid(socket: str) -> int | None:

@@ -32,20 +32,27 @@ def make_private_dir(path: Path, setting: str, mode: int = 0o700) -> None:
             f"using {setting} {str(path)!r}: it belongs to uid {owner}",
             hint=f"change its owner to uid {os.geteuid()}, or change {setting}",
         )
-    _check_parents(path, setting)
+    if parent := find_replaceable(path, os.geteuid()):
+        raise ConfigError(
+            ErrorCode.PERMISSION_DENIED,
+            f"using {setting} {str(path)!r}: others can replace {str(parent)!r}",
+            hint=f"choose a place for {setting} that only root and you can write to",
+        )
 
 
-def _check_parents(path: Path, setting: str) -> None:
-    """Nobody but root and this user may be able to replace what is on the way to a path."""
+def find_replaceable(path: Path, uid: int) -> Path | None:
+    """What somebody besides root and a user could replace on the way to a path, if anything.
+
+    Parents that are not there are passed over. Raises: OSError.
+    """
     for parent in path.parents:
+        if not parent.exists():
+            continue
         found = parent.stat()
         is_open = found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX
-        if found.st_uid not in (0, os.geteuid()) or is_open:
-            raise ConfigError(
-                ErrorCode.PERMISSION_DENIED,
-                f"using {setting} {str(path)!r}: others can replace {str(parent)!r}",
-                hint=f"choose a place for {setting} that only root and you can write to",
-            )
+        if found.st_uid not in (0, uid) or is_open:
+            return parent
+    return None
 
 
 def read_boot_id() -> str:

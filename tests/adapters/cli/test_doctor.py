@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from agentd.cli import doctor_checks
 from agentd.cli.doctor_certificates import gather_certificates, judge_certificates
 from agentd.cli.doctor_checks import Check, Host, Level
+from agentd.cli.doctor_directories import gather_directory
 from agentd.cli.doctor_host import gather_clock, gather_room, judge_clocksource
 from agentd.cli.doctor_kernel import gather_kernel, judge_cgroup
 from agentd.cli.doctor_kvm import gather_kvm, judge_kvm, run_with_limit
@@ -106,6 +107,24 @@ def test_templates_are_measured_where_they_are(tmp_path: Path) -> None:
     assert name == "python"
     assert size >= 100_000
     assert room.disk_free > 0
+
+
+def test_a_directory_is_judged_as_the_daemons_start_does(tmp_path: Path) -> None:
+    us = os.geteuid()
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    (tmp_path / "file").touch()
+
+    def problem(path: str, *uids: int) -> str:
+        return gather_directory("paths.data_dir", tmp_path / path, uids or (us,)).problem
+
+    assert problem(".") == problem("new/below") == ""
+    assert "others can replace" in problem("open/mine")
+    assert "is no directory" in problem("file")
+    assert "is no directory" in problem("file/below")
+    assert problem("/", us + 1) == f"it belongs to uid 0, agentd is uid {us + 1}"
+    assert problem("/", us + 1, 0) == "", "one of whoever runs it, and whoever asks"
+    assert gather_directory("paths.run_dir", tmp_path, (us,)).free_bytes > 0
 
 
 def test_a_socket_is_seen_to_be_dead_alive_or_none(tmp_path: Path) -> None:
@@ -246,8 +265,9 @@ IDS = (
     "system", "python", "agentd-settings", "kernel-userfaultfd", "memfd", "memfd-sealing", "pidfd",
     "pidfd_getfd", "cgroup", "cachestat", "kvm", "qemu", "firecracker", "cloud-hypervisor",
     "memory", "disk", "template-room", "clocksource", "tsc", "clock-sync", "limit-nofile",
-    "limit-tasks", "limit-memlock", "limit-maps", "apt-lists", "lz4", "socket", "daemon",
-    "pager-socket", "kuasar-admin-socket", "cri-socket", "api-server", "store", "certificates",
+    "limit-tasks", "limit-memlock", "limit-maps", "directories", "apt-lists", "lz4", "socket",
+    "daemon", "pager-socket", "kuasar-admin-socket", "cri-socket", "api-server", "store",
+    "certificates",
 )  # fmt: skip
 
 

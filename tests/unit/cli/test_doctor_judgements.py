@@ -12,6 +12,7 @@ from agentd.cli import doctor_host as host
 from agentd.cli import doctor_kernel as kernel
 from agentd.cli.doctor_certificates import CertificateFacts, judge_certificates
 from agentd.cli.doctor_checks import Check, Level
+from agentd.cli.doctor_directories import DirectoryFacts, judge_directories
 from agentd.cli.doctor_kvm import KvmFacts, judge_kvm
 from agentd.cli.doctor_monitors import (
     CLOUD_HYPERVISOR,
@@ -78,6 +79,29 @@ def test_the_kernel(name: str, changed: dict[str, object], level: Level) -> None
 
 def test_what_is_not_delegated_is_named() -> None:
     assert "memory pids" in judged("cgroup", controllers=frozenset({"cpu"})).detail
+
+
+@pytest.mark.parametrize(
+    ("data", "run", "level", "words"),
+    [
+        ({}, {}, OK, "1024 MiB free in /run/s"),
+        ({}, {"free_files": None}, OK, ""),
+        ({"problem": "others can replace /srv"}, {}, FAIL, "data_dir /run/s: others can"),
+        ({"free_bytes": 0}, {}, OK, ""),
+        ({}, {"problem": "it belongs to uid 7"}, FAIL, "run_dir"),
+        ({}, {"free_bytes": MIB}, WARN, "1 MiB free"),
+        ({}, {"free_files": 3}, WARN, "for 3 files"),
+    ],
+    ids=["good", "no-limit", "replaceable", "data-full", "foreign", "full", "no-inodes"],
+)
+def test_directories(
+    data: dict[str, object], run: dict[str, object], level: Level, words: str
+) -> None:
+    good = DirectoryFacts("paths.run_dir", Path("/run/s"), "", GIB, 10_000)
+    of_data = replace(good, setting="paths.data_dir", **data)  # type: ignore[arg-type]
+    check = judge_directories(of_data, replace(good, **run))  # type: ignore[arg-type]
+    explained(check, level)
+    assert words in check.detail
 
 
 @pytest.mark.parametrize(
