@@ -5,9 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import redis
 
@@ -18,6 +20,9 @@ from bench.cluster.world import World
 from bench.demo import IMAGES
 
 from .builds import Build
+
+# As long as tests of faults give it (tests/integration/cluster/parts.py).
+_SETTLED_S: Final = 180.0
 
 
 @dataclass
@@ -95,17 +100,34 @@ def _run(
 
 
 def _replace(world: World, build: Build, tally: ControlTally) -> None:
-    """A session is begun while nobody decides, and one under the next control plane."""
+    """A session is begun while nobody decides; under the next control plane they restore again."""
     replica = world.replicas[0]
     replica.stop()
     meanwhile = sessions.begin(world, snapshot.NAME)
     replica.server.env["PYTHONPATH"] = str(build.root)
     _check_found(replica.server.env, build)
     replica.start()
-    for begun in (meanwhile, sessions.begin(world, snapshot.NAME)):
-        tally.begun += 1
-        tally.restored += sessions.finish(world, begun).restored
-        sessions.delete(world, begun.name)
+    _use(world, meanwhile, tally)
+    if not _restores_again(world, tally):
+        tally.failures.append(f"{build.name}: sessions start cold for {_SETTLED_S:g} s")
+
+
+def _restores_again(world: World, tally: ControlTally) -> bool:
+    """Until its view has caught up, sessions may start cold."""
+    deadline_s = time.monotonic() + _SETTLED_S
+    while time.monotonic() < deadline_s:
+        if _use(world, sessions.begin(world, snapshot.NAME), tally):
+            return True
+    return False
+
+
+def _use(world: World, begun: sessions.Begun, tally: ControlTally) -> bool:
+    """Wait for a session, end it. Returns: whether it was restored."""
+    is_restored = sessions.finish(world, begun).restored
+    tally.begun += 1
+    tally.restored += is_restored
+    sessions.delete(world, begun.name)
+    return is_restored
 
 
 def _check_found(env: Mapping[str, str], build: Build) -> None:
