@@ -45,6 +45,28 @@ def members(kind: type[msgspec.Struct]) -> set[str]:
     return {one.encode_name for one in msgspec.structs.fields(kind)}
 
 
+def values(kind: type[msgspec.Struct]) -> dict[str, list[Any]]:
+    """What members may say that take one of several words."""
+    fields = msgspec.structs.fields(kind)
+    found = {one.encode_name: _words(inspect.type_info(one.type)) for one in fields}
+    return {name: words for name, words in found.items() if words}
+
+
+def _words(found: inspect.Type) -> list[Any]:
+    match found:
+        case inspect.EnumType():
+            return sorted(one.value for one in found.cls)
+        case inspect.LiteralType():
+            return sorted(found.values)
+        case inspect.UnionType():
+            return [word for one in found.types for word in _words(one)]
+        case inspect.VarTupleType() | inspect.ListType():
+            return _words(found.item_type)
+        case inspect.Metadata():
+            return _words(found.type)
+    return []
+
+
 def sample(kind: Any) -> Any:
     """A value that is read as this type, with its required members alone."""
     return _sample(inspect.type_info(kind))
@@ -74,9 +96,13 @@ def _sample(found: inspect.Type) -> Any:
 
 
 def main() -> None:
-    """Keep the required and all members of now: `python -m tests.formats.wire`, once a release."""
+    """Keep members and their words of now: `python -m tests.formats.wire`, once a release."""
     now = {
-        name: {"required": sorted(required(kind)), "members": sorted(members(kind))}
+        name: {
+            "required": sorted(required(kind)),
+            "members": sorted(members(kind)),
+            **({"values": words} if (words := values(kind)) else {}),
+        }
         for name, kind in sorted(structs().items())
     }
     Path(KEPT).write_text(json.dumps(now, indent=1) + "\n")
