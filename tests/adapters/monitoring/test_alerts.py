@@ -15,7 +15,11 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from tests.adapters.monitoring.known_metrics import all_series
+from agentd.engine.session import EndReason
+from agentd.errors import ErrorCode
+from controlplane.api.types import ArtifactPhase
+from controlplane.sessions.decision import StartReason
+from tests.adapters.monitoring.known_metrics import all_series, labels_of
 from tests.adapters.monitoring.promtool import promtool
 
 ROOT = Path(__file__).parents[3]
@@ -314,6 +318,63 @@ def test_every_metric_that_the_dashboard_names_exists() -> None:
     used = {name for expression in expressions() for name in named(expression)}
     assert used - all_series() == set()
     assert len(used) > 20
+
+
+# Given by Prometheus to what it scrapes, or of a histogram's buckets.
+_EVERYWHERE = {"instance", "job", "le"}
+# What labels say, where a list of it exists.
+_WORDS: dict[tuple[str, str], set[str]] = {
+    ("snapstart_session_failures_total", "code"): {*ErrorCode, "cancelled"},
+    ("snapstart_sessions_ended_total", "reason"): {*EndReason},
+    ("agentcube_snapstart_fallback_total", "reason"): {*StartReason},
+    ("agentcube_snapshot_restore_intent_total", "reason"): {*StartReason},
+    ("agentcube_snapshot_build_task_total", "phase"): {*ArtifactPhase},
+}
+
+
+def family_of(series: str) -> str:
+    """Of a histogram's part; any other series is its own."""
+    family = re.sub(r"_(bucket|count|sum)$", "", series)
+    return series if series == family or f"{family}_bucket" not in all_series() else family
+
+
+def selected(expression: str) -> Iterator[tuple[str, str, str]]:
+    """Each series of ours with a label that it is chosen by, and the value or pattern."""
+    for series, inside in re.findall(r"\b((?:snapstart|agentcube)_\w+)\{([^}]*)\}", expression):
+        for label, value in re.findall(r'(\w+)(?:=~|!~|!=|=)"([^"]*)"', inside):
+            yield series, label, value
+
+
+def everything_asked() -> list[str]:
+    return [*(rule["expr"] for rule in RULES.values()), *expressions()]
+
+
+def test_every_label_that_a_series_is_chosen_by_is_one_of_its_own() -> None:
+    asked = {(series, label) for text in everything_asked() for series, label, _ in selected(text)}
+    known = {series: {*labels_of(family_of(series)), *_EVERYWHERE} for series, _ in asked}
+    assert {(series, label) for series, label in asked if label not in known[series]} == set()
+    assert len(asked) > 10
+
+
+def test_every_label_that_series_are_summed_by_is_one_of_theirs() -> None:
+    for text in everything_asked():
+        own = {label for series in named(text) for label in labels_of(family_of(series))}
+        summed = {
+            word for inside in re.findall(r"\bby \(([^)]*)\)", text) for word in inside.split(", ")
+        }
+        of_others = {"name"} if not named(text) else set()
+        assert summed <= own | _EVERYWHERE | of_others, text
+
+
+def test_every_word_that_a_label_is_compared_with_can_be_said() -> None:
+    asked = [one for text in everything_asked() for one in selected(text)]
+    compared = [
+        (_WORDS[series, label], value)
+        for series, label, value in asked
+        if (series, label) in _WORDS
+    ]
+    assert [value for words, value in compared if not set(value.split("|")) <= words] == []
+    assert len(compared) > 5
 
 
 def test_the_dashboard_s_queries_are_promql(tmp_path: Path) -> None:
