@@ -28,6 +28,8 @@ def make_health(
         return PartState(True, f"{monitor} can be started")
 
     def look_at_pager() -> PartState:
+        if pager is not None and pager.is_missed:
+            return PartState(False, "it does not answer, and machines wait for it")
         if pager is None or pager.process is None:
             return PartState(True, "no machine of this node needs one")
         is_there = pager.latest is not None

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
+import psutil
+
 from agentd.errors import SnapStartError
 from agentd.pager.client import PagerClient
 from agentd.pager.process import Step
@@ -115,6 +117,12 @@ class PagerWatch:
     latest: Stats | None = field(default=None, init=False)
     _last_known: Stats | None = field(default=None, init=False)
     _is_starting_told: bool = field(default=False, init=False)
+
+    @property
+    def is_missed(self) -> bool:
+        """Whether none answers while machines live that one served: they wait in their faults."""
+        served = _serving(self._last_known) if self.latest is None else []
+        return any(psutil.pid_exists(one.pid) for one in served)
 
     async def run(self) -> None:
         """Look for ever. Cancellation: harmless."""

@@ -127,9 +127,13 @@ SETTINGS: Any = Anything(node=Anything(enabled=False))
 
 def test_a_page_server_counts_only_where_machines_need_one() -> None:
     assert page_server(None).is_ready
-    assert page_server(Anything(process=None, latest=None)).is_ready
-    assert not page_server(Anything(process=1, latest=None)).is_ready
-    assert page_server(Anything(process=1, latest=2)).is_ready
+    assert page_server(Anything(process=None, latest=None, is_missed=False)).is_ready
+    assert not page_server(Anything(process=1, latest=None, is_missed=False)).is_ready
+    assert page_server(Anything(process=1, latest=2, is_missed=False)).is_ready
+
+
+def test_a_page_server_that_machines_wait_for_counts_though_others_need_none() -> None:
+    assert not page_server(Anything(process=None, latest=None, is_missed=True)).is_ready
 
 
 def test_a_node_without_a_monitor_by_design_is_ready() -> None:

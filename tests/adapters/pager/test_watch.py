@@ -104,6 +104,24 @@ async def test_one_that_is_lost_is_told_once_and_its_machines_are_not_counted_tw
     assert steps.told[1][1]["faults"] == 1
 
 
+@pytest.mark.parametrize("is_alive", [True, False], ids=["machine-lives", "machine-ended"])
+async def test_one_that_is_lost_is_missed_while_a_machine_of_its_lives(
+    tmp_path: Path, is_alive: bool
+) -> None:
+    over = await asyncio.create_subprocess_exec("true")
+    await over.wait()
+    watching = watch(tmp_path, Steps())
+    assert not watching.is_missed
+    pager = FakePager(tmp_path)
+    async with pager.serving():
+        await serve_one(pager, tmp_path)
+        pager.facts["s-1"] = {"pid": os.getpid() if is_alive else over.pid}
+        await watching.look()
+        assert not watching.is_missed
+    await watching.look()
+    assert watching.is_missed is is_alive
+
+
 async def test_a_machine_that_was_stopped_is_told_with_its_reason(
     pager: FakePager, tmp_path: Path
 ) -> None:
