@@ -245,6 +245,51 @@ def test_an_agent_that_may_replace_pods_notes_it_on_their_sandbox_alone(
         installed.kubectl("delete", "sandbox", sandbox)
 
 
+def test_an_agent_notes_how_a_pod_of_its_node_started_and_changes_nothing_else_of_it(
+    installed: Cluster, tmp_path: Path
+) -> None:
+    node = make_node(installed.api)
+    pod = make_pod(installed, node)
+    change = ("annotate", "--overwrite", "pod", pod)
+    for noted in (f"{names.STARTED_FROM}=cold", f"{names.STARTED_FROM_REASON}=x"):
+        installed.kubectl(*change, noted, *as_agent(node))
+    installed.kubectl(*change, f"{names.STARTED_FROM_REASON}-", *as_unit(node))
+    place = {"name": pod, "namespace": "default"}
+    told = {"apiVersion": "v1", "kind": "Pod", "metadata": place, "status": {"message": "well"}}
+    apply_status(installed, told, tmp_path, as_unit(node))
+    noted = ("annotate", "--overwrite", "pod", pod, f"{names.STARTED_FROM}=snapshot")
+    assert "its own node" in refused(installed.kubectl, *noted, *as_agent("other"))
+    image = '{"spec":{"containers":[{"name":"c","image":"i:2"}]}}'
+    for forbidden in (
+        ("patch", "pod", pod, "-p", image),
+        ("annotate", "--overwrite", "pod", pod, "x=2"),
+        ("annotate", "--overwrite", "pod", pod, "y-"),
+        ("label", "--overwrite", "pod", pod, "a=c"),
+        ("patch", "pod", pod, "-p", '{"metadata":{"finalizers":["a.example/b"]}}'),
+    ):
+        for who in (as_agent(node), as_unit(node)):
+            assert "nothing else of it" in refused(installed.kubectl, *forbidden, *who)
+    installed.kubectl("delete", "pod", pod, "--grace-period=0", "--force")
+    installed.api.delete(f"/api/v1/nodes/{node}")
+
+
+def make_pod(cluster: Cluster, node: str) -> str:
+    name = f"p-{uuid.uuid4().hex[:8]}"
+    body = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": name,
+            "namespace": "default",
+            "labels": {"a": "b"},
+            "annotations": {"y": "1"},
+        },
+        "spec": {"nodeName": node, "containers": [{"name": "c", "image": "i:1"}]},
+    }
+    cluster.apply([body])
+    return name
+
+
 def make_sandbox(cluster: Cluster) -> str:
     name = f"s-{uuid.uuid4().hex[:8]}"
     body = {

@@ -171,7 +171,10 @@ def test_the_runtime_class_leads_to_virtual_nodes_alone() -> None:
 
 def test_the_policy_knows_our_names() -> None:
     text = msgspec.json.encode(find("ValidatingAdmissionPolicy", "snapstart-agentd")).decode()
-    for name in (names.VIRTUAL_NODE, names.PROVIDER_LABEL_PREFIX, "snapstart:agentd:"):
+    for name in (
+        *(names.VIRTUAL_NODE, names.PROVIDER_LABEL_PREFIX, "snapstart:agentd:"),
+        *(f"'{names.STARTED_FROM}'", f"'{names.STARTED_FROM_REASON}'"),
+    ):
         assert name in text
     assert f"'{names.agent_lease('')}'" in text
     assert f"substring({len('snapstart:agentd:')})" in text
