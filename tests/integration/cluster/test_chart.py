@@ -19,6 +19,7 @@ from controlplane.api.crds import DIRECTORY
 from tests.kube.api import ApiError, Object
 from tests.kube.assets import Assets
 from tests.kube.cluster import Cluster
+from tests.kube.rights import ROLES, read_list, rights_granted, rights_listed
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 
@@ -133,6 +134,8 @@ def pod_of(owner: Object) -> Object:
         ("store.own.maxMemory=lots", "/store/own/maxMemory"),
         ("tracing.endpoint=collector:4317", "/tracing/endpoint"),
         ("tracing.endpoint=http://user@collector", "/tracing/endpoint"),
+        ("agentd.settings.HTTP__PORT=1", "agentd.settings.HTTP__PORT is the chart's to set"),
+        ("controlPlane.settings.HTTP__PORT=1", "controlPlane.settings.HTTP__PORT is the chart's"),
     ],
 )
 def test_values_that_mean_nothing_are_refused(helm: Helm, wrong: str, said: str) -> None:
@@ -166,6 +169,25 @@ def test_settings_reach_the_programs(helm: Helm) -> None:
         given = {one["name"]: one.get("value") for one in container["env"]}
         assert expected.items() <= given.items()
         assert container["image"] == "snapstart:9"
+
+
+def test_a_setting_of_the_charts_own_gives_way_and_is_given_once(helm: Helm) -> None:
+    name, path = "KUASAR__ADMIN_SOCKET", "/host/run/other.sock"
+    items = helm.template("--set", f"agentd.settings.{name}={path}", *EVERYTHING)
+    for owner in (one for one in items if one["kind"] in ("Deployment", "DaemonSet")):
+        [container] = owner["spec"]["template"]["spec"]["containers"]
+        names = [one["name"] for one in container["env"]]
+        assert len(names) == len(set(names))
+        given = {one["name"]: one.get("value") for one in container["env"]}
+        assert owner["kind"] == "Deployment" or given[f"SNAPSTART_{name}"] == path
+
+
+@each_profile
+def test_no_profile_grants_a_right_that_is_not_listed(helm: Helm, profile: str) -> None:
+    items = helm.template("-f", str(CHART / profile), *EVERYTHING)
+    roles = [one for one in items if one["kind"] in ROLES]
+    assert roles
+    assert rights_granted(roles) - rights_listed(read_list()) == set()
 
 
 @pytest.mark.parametrize(

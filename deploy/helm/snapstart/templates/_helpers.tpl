@@ -3,6 +3,15 @@
 {{ $image.repository }}{{ if $image.digest }}@{{ $image.digest }}{{ else }}:{{ default .Chart.AppVersion $image.tag }}{{ end }}
 {{- end }}
 
+{{- /* Refuses settings that the manifest has variables of its own for: a name is given once. */}}
+{{- define "snapstart.fixed" -}}
+{{- range .names }}
+{{- if hasKey $.settings . }}
+{{- fail (printf "%s.settings.%s is the chart's to set; see its other values" $.of .) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- /* Names, and the API server. */}}
 {{- define "snapstart.egress" -}}
 - ports:
