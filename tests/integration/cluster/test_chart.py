@@ -217,6 +217,12 @@ def test_both_programs_reach_the_collector_of_traces(helm: Helm, endpoint: str, 
         assert 4318 not in open_ports(helm.template(), program)
 
 
+def test_the_control_plane_reaches_a_store_with_sentinels(helm: Helm) -> None:
+    ports = "networkPolicy.storePorts={6380,26379}"
+    assert {6380, 26379} <= open_ports(helm.template("--set", ports), "snapstart-controlplane")
+    assert 6379 in open_ports(helm.template(), "snapstart-controlplane")
+
+
 def open_ports(items: list[Object], program: str) -> set[int]:
     """Where a program may connect to, by its policy."""
     [policy] = (
