@@ -3,6 +3,7 @@
     python -m bench.compare HEAD~1                     # against this checkout as it is
     python -m bench.compare v1 v2 --rounds 24 --suite journal
     python -m bench.compare . . --head-env MALLOC_ARENA_MAX=1   # two configurations
+    python -m bench.compare v1 --form quick --suite agentd_cpu --rounds 10   # on real machines
 
 Exit status 3 when a series is significantly worse by more than its threshold, which is in
 bench/compare/thresholds.toml. All samples are in build/compare/bundle, builds beside it.
@@ -37,6 +38,7 @@ from bench.compare.result import (
 from bench.compare.rounds import Samples, Side, measure_suites, run_in_turn
 from bench.compare.verdict import judge_all
 from bench.machine import ROOT
+from bench.suites.budget import Form
 from bench.target import run_target
 
 # In which a simulated shared machine shows a change of 15 % 19 times of 20.
@@ -47,13 +49,13 @@ THRESHOLDS = Path(__file__).with_name("thresholds.toml")
 
 
 def compare(
-    sides: tuple[Side, Side], rounds: int, seed: int, suites: Sequence[str]
-) -> Comparison:  # fmt: skip
+    sides: tuple[Side, Side], rounds: int, seed: int, suites: Sequence[str], form: str = ""
+) -> Comparison:
     """Measure, judge; progress is on standard error."""
     before = psutil.cpu_times()
 
     def measure(side: Side) -> Samples:
-        return measure_suites(side, suites)
+        return measure_suites(side, suites, form)
 
     with Progress(console=new_console(sys.stderr), transient=True) as progress:
         task = progress.add_task("rounds", total=rounds)
@@ -87,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     INTO.mkdir(parents=True, exist_ok=True)
     sides = make_sides(args)
     with BundleWriter(BUNDLE, shlex.join(sys.orig_argv)) as bundle:
-        found = compare(sides, args.rounds, seed, args.suite)
+        found = compare(sides, args.rounds, seed, args.suite, args.form)
         keep(bundle, found)
     print_table(verdict_table(found.judged))
     for line in (*missing(found.sides), summary(found)):
@@ -123,6 +125,9 @@ def main() -> int:
     parser.add_argument("head", nargs="?", default=HERE, help="likewise (default: this checkout)")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"default: {ROUNDS}")
     parser.add_argument("--suite", action="append", default=[], help="only bench/suites/test_NAME")
+    parser.add_argument(
+        "--form", choices=list(Form), default="", help="also series on machines, with its rounds"
+    )
     for side in ("base", "head"):
         parser.add_argument(
             f"--{side}-env", action="append", default=[], type=variable, metavar="NAME=VALUE"

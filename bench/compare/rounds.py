@@ -75,9 +75,10 @@ def _drop_uneven(side: Side, rounds: int) -> None:
         del side.rounds[name]
 
 
-def measure_suites(side: Side, suites: Sequence[str]) -> Samples:
+def measure_suites(side: Side, suites: Sequence[str], form: str = "") -> Samples:
     """Run the suites of that name, or all, once: seconds, by series.
 
+    form: of the series that need more than a processor; they are left out without one.
     Raises: PermanentError with pytest's last words when nothing was measured.
     """
     tree = side.build.tree
@@ -88,6 +89,7 @@ def measure_suites(side: Side, suites: Sequence[str]) -> Samples:
     argv: list[str | Path] = [
         side.build.python, "-m", "pytest", "-q", "-c", directory / "pytest.ini", *files,
         "--continue-on-collection-errors", f"--benchmark-json={report}",
+        *([f"--form={form}"] if form else []),
     ]  # fmt: skip
     status = run_to_log(argv, cwd=tree, env=side.build.variables, log=side.log)
     found = read_report(report.read_bytes()) if report.exists() else {}

@@ -1,4 +1,4 @@
-"""List groups with their percentiles."""
+"""List groups with their percentiles, for people, for pages in Markdown."""
 
 from __future__ import annotations
 
@@ -34,3 +34,11 @@ def _series_row(one: Measured, group: Group) -> tuple[str, ...]:
         figure(one.at(100)),
         clean(group.unit),
     )
+
+
+def format_markdown(table: Table) -> str:
+    """The table for a page of the documentation."""
+    rules = ["---:" if column in table.numeric else "---" for column in table.columns]
+    heads = [column.lower() for column in table.columns]
+    lines = [" | ".join(cells) for cells in (heads, rules, *table.rows)]
+    return "".join(f"| {line} |\n" for line in lines)

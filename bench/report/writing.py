@@ -8,9 +8,11 @@ from pathlib import Path
 from agentd.cli.tables import Table, format_plain
 from agentd.errors import ErrorCode, UsageError
 from bench.bundle import Bundle, read_bundle, verify_bundle
+from bench.report.figures import measure_groups
 from bench.report.page import render_page
 from bench.report.section import Section
 from bench.report.sections import headline, plan_sections
+from bench.report.tables import format_markdown, series_table
 from bench.report.words import clean
 
 
@@ -40,6 +42,34 @@ def format_report(directory: Path, base: Path | None = None) -> str:
     """The same for a terminal. Raises: UsageError."""
     bundle, sections = _read(directory, base)
     return "\n".join([headline(bundle), "", *(_format(one) for one in sections)])
+
+
+def format_baseline(directory: Path) -> str:
+    """What a page quotes: where it comes from, promises, every series. Raises: UsageError."""
+    bundle = read_bundle(directory)
+    series = series_table(sorted(measure_groups(bundle.samples), key=lambda one: one.group))
+    parts = [_origin(bundle), format_markdown(series)]
+    if bundle.promises:
+        parts.insert(1, format_markdown(_promises(bundle)))
+    return "\n".join(parts)
+
+
+def _origin(bundle: Bundle) -> str:
+    about = bundle.manifest
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(about.versions.items()))
+    return (
+        f"{headline(bundle)}, {about.took_s:.0f} s, commit {about.commit[:12]}. "
+        f"{about.machine.cores} x {about.machine.cpu}; {versions}. "
+        f"The host took {100 * about.steal_share:.1f} % of the processor time.\n"
+    )
+
+
+def _promises(bundle: Bundle) -> Table:
+    rows = [
+        (one.name, one.promised, one.measured, "yes" if one.is_kept else "no")
+        for one in bundle.promises
+    ]
+    return Table(("PROMISE", "LIMIT", "MEASURED", "KEPT"), rows)
 
 
 def _read(directory: Path, base: Path | None) -> tuple[Bundle, list[Section]]:

@@ -31,11 +31,13 @@ from bench.demo import IMAGES
 from bench.machine import ROOT, read_commit
 from bench.promises import Promise, show
 from bench.report import write_report
+from bench.report.figures import measure_groups
+from bench.report.tables import series_table
 from bench.suites.budget import Form
 from bench.suites.process import SUITES, Run, run_suites
 from bench.suites.promised import judge_promises
 from bench.suites.samples import samples_of
-from bench.suites.tables import failed, series_table, shortened
+from bench.suites.tables import failed, shortened
 from bench.target import run_target
 
 BUILD = ROOT / "build" / "bench"
@@ -61,7 +63,7 @@ def measure(form: Form, only: list[str], bundle: BundleWriter) -> tuple[Run, lis
 
 def tell(found: Run, samples: list[Sample], promises: list[Promise], took_s: float) -> list[str]:
     """Everything a person reads. Returns: the failures in words."""
-    print_table(series_table(samples))
+    print_table(series_table(sorted(measure_groups(samples), key=lambda one: one.group)))
     print()
     if promises:
         show(promises)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 
-from agentd.cli.report_stats import quantile, samples_needed
-from bench.bundle import Sample
+from agentd.cli.report_stats import samples_needed
+from bench.bundle import Sample, nearest_rank
 from bench.paired import paired_ratio
 from bench.promises import Promise
 
@@ -114,7 +114,7 @@ def _resident(found: Found) -> tuple[bool, str]:
 def _tail(values: Sequence[float], percentile: int) -> float:
     if len(values) < (needed := samples_needed(percentile)):
         raise NotMeasuredError(f"{len(values)} samples do not carry a p{percentile}, {needed} do")
-    return quantile(sorted(values), percentile / 100)
+    return nearest_rank(sorted(values), percentile)
 
 
 def _readiness(found: Found) -> tuple[bool, str]:
@@ -131,7 +131,7 @@ def _inject(found: Found) -> tuple[bool, str]:
 def percentiles(values_us: Sequence[float]) -> str:
     """For people, in milliseconds."""
     ordered = sorted(values_us)
-    p50, p95, p99 = (quantile(ordered, share) / 1e3 for share in (0.5, 0.95, 0.99))
+    p50, p95, p99 = (nearest_rank(ordered, share) / 1e3 for share in (50, 95, 99))
     return f"p50 {p50:.3f}, p95 {p95:.3f}, p99 {p99:.3f} ms, {len(ordered)} rounds"
 
 
@@ -176,9 +176,9 @@ def _no_store(found: Found) -> tuple[bool, str]:
 def _burst(found: Found) -> tuple[bool, str]:
     knee = sorted(found.values("burst.accepted", load="knee"))
     over = sorted(found.values("burst.accepted", load="overload"))
-    ratio = quantile(over, 0.95) / quantile(knee, 0.95)
-    words = f"{ratio:.2f} ({quantile(over, 0.95):.0f} ms of {len(over)}, {quantile(knee, 0.95):.0f}"
-    return ratio <= 2, f"{words} ms of {len(knee)})"
+    late, usual = nearest_rank(over, 95), nearest_rank(knee, 95)
+    words = f"{late / usual:.2f} ({late:.0f} ms of {len(over)}, {usual:.0f} ms of {len(knee)})"
+    return late <= 2 * usual, words
 
 
 _ROWS: Sequence[tuple[str, str, Callable[[Found], tuple[bool, str]]]] = (

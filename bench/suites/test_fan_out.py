@@ -17,7 +17,14 @@ from bench.node import Node
 from bench.suites.series import FAILURES, Series
 
 # How many, then: seconds and rounds of the quick form, rounds of the full one.
-SIZES = {1: (8, 5, 30), 8: (20, 3, 30), 32: (55, 2, 10), 128: (0, 0, 5)}
+SIZES = {
+    1: (8, 5, 30),
+    2: (6, 4, 30),
+    4: (9, 3, 30),
+    8: (20, 3, 30),
+    32: (55, 2, 10),
+    128: (0, 0, 5),
+}
 
 
 @pytest.mark.parametrize(

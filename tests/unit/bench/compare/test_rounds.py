@@ -89,6 +89,23 @@ def test_suites_can_be_chosen(tmp_path: Path) -> None:
     assert set(measure_suites(side, ["other"])) == {"other.add"}
 
 
+ASKS = """
+def test_form(benchmark, pytestconfig):
+    assert pytestconfig.getoption("--form") == "quick"
+    benchmark(sum, [1, 2])
+"""
+
+
+def test_series_on_machines_are_measured_in_the_form_that_is_asked_for(tmp_path: Path) -> None:
+    side = a_tree(tmp_path, machines=ASKS)
+    (side.build.tree / "bench" / "suites" / "conftest.py").write_text(
+        "def pytest_addoption(parser):\n    parser.addoption('--form')\n"
+    )
+    assert set(measure_suites(side, [], "quick")) == {"machines.form"}
+    with pytest.raises(PermanentError, match="no samples"):
+        measure_suites(side, [])
+
+
 def test_nothing_measured_is_an_error_with_the_words_of_pytest(tmp_path: Path) -> None:
     side = a_tree(tmp_path, sums=FAILS)
     with pytest.raises(PermanentError, match="no samples") as caught:

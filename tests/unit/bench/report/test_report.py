@@ -14,7 +14,7 @@ from bench.report import write_report
 from bench.report.__main__ import main
 from bench.report.figures import find_curves, find_waterfalls, match_groups, measure_groups
 from bench.report.plots import choose_scale, thin
-from bench.report.writing import format_report
+from bench.report.writing import format_baseline, format_report
 from tests.unit.bench.report.bundles import PROMISES, STAGES, sample, usual, write_bundle
 
 _EMPTY = {"meta", "rect", "line", "circle"}
@@ -297,3 +297,15 @@ def test_a_scale_holds_its_range_with_a_few_round_values(
     assert scale.is_log is is_log
     assert 0 < scale.at(low) < scale.at(high) < 100
     assert 2 <= len(scale.ticks) <= 12
+
+
+def test_a_baseline_tells_origin_promises_and_series_in_markdown(tmp_path: Path) -> None:
+    promise = Promised(name="fork", promised="<= 2", measured="1.5", is_kept=True)
+    bundle = write_bundle(
+        tmp_path / "b", sample("fork", 2.0), sample("cold", 9.0), promises=(promise,)
+    )
+    text = format_baseline(bundle)
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert "The host took" in text.partition("|")[0]
+    assert rows[2] == "| fork | <= 2 | 1.5 | yes |"
+    assert [row.split()[1] for row in rows[5:]] == ["cold", "fork"]

@@ -1,11 +1,11 @@
-"""A person sees every series with its failures, and what was not measured."""
+"""A person sees what failed, and what was not measured."""
 
 from __future__ import annotations
 
 from bench.bundle import Cache, Sample
 from bench.suites.outcomes import Outcomes, reason_of
 from bench.suites.samples import Benchmark, Info, _Stats
-from bench.suites.tables import failed, series_table, shortened
+from bench.suites.tables import failed, shortened
 
 
 def sample(value: float | None, number: int = 0, cache: Cache = "warm", **dims: str) -> Sample:
@@ -13,27 +13,6 @@ def sample(value: float | None, number: int = 0, cache: Cache = "warm", **dims: 
         series="fork", machine_kind="qemu", cache=cache, unit="ms", value=value, round=number,
         at_s=0.0, dims=dims, error=None if value is not None else "it hung up",
     )  # fmt: skip
-
-
-def test_failures_are_counted_beside_what_succeeded() -> None:
-    (row,) = series_table([sample(1.0), sample(None, 1), sample(3.0, 2)]).rows
-    assert row == ["fork", "", "qemu", "warm", "2", "1", "1", "-", "-", "ms"]
-
-
-def test_warm_and_cold_share_no_line() -> None:
-    rows = series_table([sample(1.0), sample(9.0, cache="cold")]).rows
-    assert [(row[3], row[6]) for row in rows] == [("cold", "9"), ("warm", "1")]
-
-
-def test_a_series_that_only_failed_has_a_line() -> None:
-    (row,) = series_table([sample(None)]).rows
-    assert row[4:7] == ["0", "1", "-"]
-
-
-def test_a_tail_needs_its_samples() -> None:
-    few, many = ([sample(float(n), n) for n in range(count)] for count in (99, 100))
-    assert series_table(few).rows[0][7] == "-"
-    assert series_table(many).rows[0][7] == "94"
 
 
 def test_what_failed_is_told_in_words() -> None:
