@@ -30,7 +30,7 @@ from bench.bundle.manifest import (
 from bench.bundle.percentiles import summarize_groups
 from bench.bundle.samples import Sample, encode_line
 from bench.machine import read_commit
-from bench.steal import read_steal_ms
+from bench.steal import read_steal_ms, steal_share
 
 
 class BundleWriter:
@@ -134,7 +134,6 @@ class BundleWriter:
         machine = describe_machine(self._qemu_version, commit=commit)
         versions = {"snapstart": __version__, "python": machine.python, "kernel": machine.kernel}
         qemu = {"qemu": self._qemu_version} if self._qemu_version else {}
-        stolen = (read_steal_ms() - self._steal_ms) / (1e3 * took_s * machine.cores)
         return Manifest(
             made_at=self._made_at.isoformat(timespec="seconds"),
             took_s=round(took_s, 3),
@@ -143,7 +142,7 @@ class BundleWriter:
             is_dirty=commit.endswith("+"),
             machine=machine,
             versions=versions | qemu | self._versions,
-            steal_share=round(min(max(stolen, 0.0), 1.0), 4),
+            steal_share=round(steal_share(took_s, read_steal_ms() - self._steal_ms), 4),
             files=files,
         )
 

@@ -16,11 +16,10 @@ import json
 import random
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import psutil
 from rich.progress import Progress
 
 from agentd.cli.tables import new_console, print_table
@@ -38,6 +37,7 @@ from bench.compare.result import (
 from bench.compare.rounds import Samples, Side, measure_suites, run_in_turn
 from bench.compare.verdict import judge_all
 from bench.machine import ROOT
+from bench.steal import read_steal_ms, steal_share
 from bench.suites.budget import Form
 from bench.target import run_target
 
@@ -52,7 +52,7 @@ def compare(
     sides: tuple[Side, Side], rounds: int, seed: int, suites: Sequence[str], form: str = ""
 ) -> Comparison:
     """Measure, judge; progress is on standard error."""
-    before = psutil.cpu_times()
+    begun_s, stolen_ms = time.monotonic(), read_steal_ms()
 
     def measure(side: Side) -> Samples:
         return measure_suites(side, suites, form)
@@ -62,12 +62,8 @@ def compare(
         run_in_turn(sides, rounds, seed, measure, lambda n: progress.update(task, completed=n))
     base, head = (side.rounds for side in sides)
     judged = judge_all(base, head, read_thresholds(THRESHOLDS, {*base, *head}))
-    return Comparison(sides, judged, rounds, seed, _steal_since(before))
-
-
-def _steal_since(before: Any) -> float:
-    now = psutil.cpu_times()
-    return float((now.steal - before.steal) / max(sum(now) - sum(before), 1e-9))
+    steal = steal_share(time.monotonic() - begun_s, read_steal_ms() - stolen_ms)
+    return Comparison(sides, judged, rounds, seed, steal)
 
 
 def make_sides(args: argparse.Namespace) -> tuple[Side, Side]:

@@ -174,9 +174,9 @@ def _no_store(found: Found) -> tuple[bool, str]:
 
 
 def _burst(found: Found) -> tuple[bool, str]:
-    knee = sorted(found.values("burst.accepted", load="knee"))
-    over = sorted(found.values("burst.accepted", load="overload"))
-    late, usual = nearest_rank(over, 95), nearest_rank(knee, 95)
+    knee = found.values("burst.accepted", load="knee")
+    over = found.values("burst.accepted", load="overload")
+    late, usual = _tail(over, 95), _tail(knee, 95)
     words = f"{late / usual:.2f} ({late:.0f} ms of {len(over)}, {usual:.0f} ms of {len(knee)})"
     return late <= 2 * usual, words
 

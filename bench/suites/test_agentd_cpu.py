@@ -24,7 +24,7 @@ class ProcessorClock:
 AGENTD = ProcessorClock()
 
 
-@pytest.mark.budget(quick_s=20, quick=25, full=200)
+@pytest.mark.budget(quick_s=12, quick=25, full=200)
 @pytest.mark.benchmark(timer=AGENTD)
 def test_start_and_end_of_a_fork(series: Series, node: Node, machine: str) -> None:
     """agentd.cpu: of the daemon, not of the machine, from the request for a session to its end."""

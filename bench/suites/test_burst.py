@@ -51,7 +51,7 @@ def _restart(node: Node, **settings: str) -> None:
 
 
 @pytest.mark.parametrize("load", ["knee", "overload"])
-@pytest.mark.budget(quick_s=25, quick=20, full=120)
+@pytest.mark.budget(quick_s=35, quick=32, full=120)
 def test_requests_of_a_burst(series: Series, narrow: Node, machine: str, load: str) -> None:
     """Clients that start a session, run its first code, end it, over and over.
 

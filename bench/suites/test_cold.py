@@ -15,7 +15,7 @@ REQUESTS = {"numpy": NUMPY_REQUEST, "trivial": TRIVIAL_REQUEST}
 
 
 @pytest.mark.parametrize("request_name", REQUESTS)
-@pytest.mark.budget(quick_s=35, quick=5, full=30)
+@pytest.mark.budget(quick_s=25, quick=5, full=30)
 def test_a_cold_start(series: Series, node: Node, machine: str, request_name: str) -> None:
     """From the request for a session without a template's memory to its first code's reply.
 

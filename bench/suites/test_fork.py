@@ -11,7 +11,7 @@ from bench.node import Node
 from bench.suites.series import Series
 
 
-@pytest.mark.budget(quick_s=50, quick=30, full=200)
+@pytest.mark.budget(quick_s=45, quick=30, full=200)
 def test_a_fork_in_turn_with_the_bare_recipe(
     series: Series, node: Node, bare: BareTemplate, machine: str
 ) -> None:

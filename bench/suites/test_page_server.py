@@ -37,7 +37,7 @@ def setting(stand: Stand) -> Iterator[Setting]:
         yield made
 
 
-@pytest.mark.budget(quick_s=35, quick=5, full=30)
+@pytest.mark.budget(quick_s=30, quick=5, full=30)
 def test_a_working_set_is_filled(series: Series, stand: Stand, setting: Setting) -> None:
     """pager.working_set: from the clock's start to the last of 8,000 pages, each way in turn.
 

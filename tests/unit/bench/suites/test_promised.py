@@ -71,8 +71,8 @@ def test_a_tail_is_not_told_from_too_few_samples() -> None:
 def test_overload_is_judged_by_what_was_let_in() -> None:
     found = row(
         "p95 let in, 10x load / knee",
-        samples("burst.accepted", [100.0] * 20, load="knee"),
-        samples("burst.accepted", [210.0] * 20, load="overload"),
+        samples("burst.accepted", [100.0] * 100, load="knee"),
+        samples("burst.accepted", [210.0] * 100, load="overload"),
         samples("burst.refused", [1.0] * 500, load="overload"),
     )
     assert not found.is_kept
