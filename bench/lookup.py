@@ -181,9 +181,12 @@ async def redis_server() -> AsyncIterator[tuple[str, int]]:
         raise SystemExit("bench.lookup: no redis-server in PATH; install the package redis-tools")
     with tempfile.TemporaryDirectory(prefix="kv-") as directory:
         path = Path(directory) / "s"
-        argv = ["redis-server", "--port", "0", "--unixsocket", str(path), "--save", ""]
+        # One program for both; what it is called by says which one it is.
+        server_program = Path(directory) / "redis-server"
+        server_program.symlink_to(program)
+        argv = [str(server_program), "--port", "0", "--unixsocket", str(path), "--save", ""]
         server = await asyncio.create_subprocess_exec(
-            *argv, "--dir", directory, executable=program, stdout=subprocess.DEVNULL
+            *argv, "--dir", directory, stdout=subprocess.DEVNULL
         )
         try:
             await _listening(path)
