@@ -87,9 +87,9 @@ class Machines:
             raise refusal.error()
         self._promises[vm_id] = need
 
-    def note_turn(self, took_s: float) -> None:
-        """A fork gave its turn back after so long."""
-        self._pace = self._pace.after(took_s)
+    def note_turn(self, took_s: float, *, is_over: bool) -> None:
+        """A fork gave its turn back after so long. is_over: it was started, not cut short."""
+        self._pace = self._pace.after(took_s) if is_over else self._pace.after_cut(took_s)
 
     @property
     def has_session_room(self) -> bool:

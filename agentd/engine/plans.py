@@ -40,9 +40,16 @@ class Pace:
         deviation_s = self.deviation_s + (abs(self.mean_s - took_s) - self.deviation_s) / 4
         return Pace(self.mean_s + (took_s - self.mean_s) / 8, deviation_s)
 
+    def after_cut(self, lasted_s: float) -> Pace:
+        """With one more that was ended before it was over: it would have taken longer than that."""
+        return self.after(lasted_s) if lasted_s > self.mean_s else self
+
     def expected_s(self, waiting: int, turns: int) -> float:
-        """Until one more start would be over, behind those that wait for one of so many turns."""
-        return self.mean_s * ((waiting + 1) / turns + 1) + 2 * self.deviation_s
+        """Until one more start would be over, behind those that wait for one of so many turns.
+
+        Four deviations above the mean, as RFC 6298: hardly any that is let in comes too late.
+        """
+        return self.mean_s * ((waiting + 1) / turns + 1) + 4 * self.deviation_s
 
 
 @dataclass(frozen=True)

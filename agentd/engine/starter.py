@@ -136,11 +136,13 @@ class Starter:
 
         async def launch(run_dir: Path, deadline_s: float) -> Started:
             spec = ForkSpec(order.vm_id, run_dir, prepare)
-            begun_s = time.monotonic()
+            begun_s, is_over = time.monotonic(), False
             try:
-                return await self._vmm.fork(loaded, spec, deadline_s=deadline_s)
-            finally:  # one that came too late took long all the same
-                self._machines.note_turn(time.monotonic() - begun_s)
+                started = await self._vmm.fork(loaded, spec, deadline_s=deadline_s)
+                is_over = True
+            finally:
+                self._machines.note_turn(time.monotonic() - begun_s, is_over=is_over)
+            return started
 
         return launch
 

@@ -14,10 +14,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from agentd.cli.report_stats import quantile
 from agentd.client import AsyncSandbox
 from agentd.errors import ErrorCode, SnapStartError
 from agentd.settings.groups import Deadlines
+from bench.bundle import nearest_rank
 from bench.demo import TEMPLATE
 from bench.node import Node
 from bench.promises import Promise
@@ -46,7 +46,7 @@ class Outcome:
     @property
     def p95_ms(self) -> float:
         """Of the accepted ones; infinite when there are none."""
-        return quantile(sorted(self.accepted_ms), 0.95) if self.accepted_ms else math.inf
+        return nearest_rank(sorted(self.accepted_ms), 95) if self.accepted_ms else math.inf
 
 
 async def request(node: Node, outcome: Outcome, deadline_s: float | None) -> None:
@@ -100,22 +100,43 @@ def choose_knee(looks: Sequence[tuple[int, Outcome]]) -> tuple[int, Outcome]:
     return next(look for look in looks if look[1].rate >= _SHARE * most)
 
 
-async def _measure(node: Node, seconds: float) -> list[Promise]:
+@dataclass(frozen=True)
+class Overload:
+    """What was met. looks: by number of clients; told, untold: at ten times the knee's rate."""
+
+    looks: Sequence[tuple[int, Outcome]]
+    knee: Outcome
+    knee_clients: int
+    told: Outcome
+    untold: Outcome | None
+
+
+async def _look(node: Node, seconds: float, *, is_whole: bool) -> Overload:
     await request(node, Outcome(), None)  # reads the template into memory
     looks = [(clients, await closed_loop(node, clients, _LOOK_S)) for clients in _CLIENTS]
     clients, knee = choose_knee(looks)
     rate = TIMES_THE_RATE * knee.rate
     told = await open_loop(node, rate, seconds, TIMES_THE_KNEE * knee.p95_ms / 1e3)
-    untold = await open_loop(node, rate, seconds, None)
+    untold = await open_loop(node, rate, seconds, None) if is_whole else None
+    return Overload(looks, knee, clients, told, untold)
+
+
+def look(node: Node, seconds: float, *, is_whole: bool = False) -> Overload:
+    """The knee, then ten times its rate. is_whole: also of clients that tell no deadline."""
+    return asyncio.run(_look(node, seconds, is_whole=is_whole))
+
+
+def _judge(found: Overload, untold: Outcome) -> list[Promise]:
+    knee, told = found.knee, found.told
     ratio = told.p95_ms / knee.p95_ms
     samples = {
-        "knee_clients": clients,
-        "looks": {number: (one.rate, one.p95_ms) for number, one in looks},
+        "knee_clients": found.knee_clients,
+        "looks": {number: (one.rate, one.p95_ms) for number, one in found.looks},
         "knee_ms": knee.accepted_ms,
         "told": _telling(told),
         "untold": _telling(untold),
     }
-    words = f"{ratio:.2f}: {knee.p95_ms:.0f} ms at {clients} clients, {_words(told)}"
+    words = f"{ratio:.2f}: {knee.p95_ms:.0f} ms at {found.knee_clients} clients, {_words(told)}"
     limit = f"<= {TIMES_THE_KNEE:g}"
     without = f"{untold.p95_ms / knee.p95_ms:.2f}: {_words(untold)}"
     return [
@@ -141,4 +162,6 @@ def _telling(outcome: Outcome) -> dict[str, object]:
 
 def measure(node: Node, seconds: float) -> list[Promise]:
     """The knee, then ten times its rate, with and without a deadline."""
-    return asyncio.run(_measure(node, seconds))
+    found = look(node, seconds, is_whole=True)
+    assert found.untold is not None
+    return _judge(found, found.untold)

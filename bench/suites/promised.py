@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
 
@@ -44,6 +45,13 @@ class Found:
             for one in self._samples
             if one.series == series and one.value is not None and dims.items() <= one.dims.items()
         ]
+
+    def failures(self, series: str, **dims: str) -> int:
+        """How many rounds have no value."""
+        return sum(
+            one.series == series and one.value is None and dims.items() <= one.dims.items()
+            for one in self._samples
+        )
 
     def pairs(self, ours: str, floor: str, **dims: str) -> tuple[list[float], list[float]]:
         """Values of the rounds in which neither failed."""
@@ -175,7 +183,10 @@ def _no_store(found: Found) -> tuple[bool, str]:
 
 def _burst(found: Found) -> tuple[bool, str]:
     knee = found.values("burst.accepted", load="knee")
-    over = found.values("burst.accepted", load="overload")
+    over = [
+        *found.values("burst.accepted", load="overload"),
+        *[math.inf] * found.failures("burst.accepted", load="overload"),
+    ]
     late, usual = _tail(over, 95), _tail(knee, 95)
     words = f"{late / usual:.2f} ({late:.0f} ms of {len(over)}, {usual:.0f} ms of {len(knee)})"
     return late <= 2 * usual, words

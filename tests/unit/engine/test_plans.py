@@ -80,6 +80,17 @@ def test_the_pace_follows_what_starts_take_and_doubts_itself_while_they_differ()
     assert slower.mean_s == pytest.approx(4.0, rel=0.05)
 
 
+def test_a_start_that_was_cut_short_makes_no_other_seem_quick() -> None:
+    """It had what its wait had left of its time: that says how long starts take at least."""
+    pace = Pace(mean_s=0.5, deviation_s=0.1)
+    assert pace.after_cut(0.2) == pace
+    assert pace.after_cut(0.9) == pace.after(0.9)
+
+
+def test_a_start_is_let_in_only_well_within_its_time() -> None:
+    assert Pace(mean_s=1.0, deviation_s=0.25).expected_s(0, turns=2) == 2.5
+
+
 @pytest.mark.parametrize(
     ("parked", "ready", "wanted", "expected"),
     [

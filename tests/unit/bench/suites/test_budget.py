@@ -70,7 +70,7 @@ def budgets(path: Path) -> list[tuple[float, ...]]:
 
 
 # Tests that are measured twice, by their suite.
-TWICE = {"test_cold.py": 25.0, "test_burst.py": 35.0}
+TWICE = {"test_cold.py": 25.0}
 
 
 def sizes() -> dict[int, tuple[float, int, int]]:

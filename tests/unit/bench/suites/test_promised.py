@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import chain
 
+import msgspec
 import pytest
 
 from bench.bundle import Sample
@@ -77,6 +78,19 @@ def test_overload_is_judged_by_what_was_let_in() -> None:
     )
     assert not found.is_kept
     assert found.measured.startswith("2.10 ")
+
+
+def test_who_was_let_in_and_came_too_late_waited_for_ever() -> None:
+    late = [msgspec.structs.replace(one, value=None, error="too late") for one in
+            samples("burst.accepted", [1.0] * 10, load="overload")]  # fmt: skip
+    found = row(
+        "p95 let in, 10x load / knee",
+        samples("burst.accepted", [100.0] * 100, load="knee"),
+        samples("burst.accepted", [110.0] * 100, load="overload"),
+        late,
+    )
+    assert not found.is_kept
+    assert found.measured.startswith("inf ")
 
 
 SIZES = ("1 snapshots", "100 snapshots", "10000 snapshots")
