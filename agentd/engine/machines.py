@@ -207,6 +207,7 @@ class Machines:
             sessions=self._sessions(),
             waiting=self._waiting,
             expected_s=self._pace.expected_s(self._waiting, self._concurrent),
+            has_turn=not self._slots.locked(),
         )
 
     def _sessions(self) -> int:

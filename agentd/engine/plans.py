@@ -57,7 +57,7 @@ class NodeLoad:
     """What is taken. reserved_bytes: promised to machines; template_bytes: memory images loaded.
 
     available_bytes: MemAvailable of /proc/meminfo (proc(5)). waiting: starts in the queue.
-    expected_s: until one more start would be over.
+    expected_s: until one more start would be over. has_turn: it would not wait.
     """
 
     reserved_bytes: int
@@ -66,6 +66,7 @@ class NodeLoad:
     sessions: int
     waiting: int
     expected_s: float = 0.0
+    has_turn: bool = True
 
 
 @dataclass(frozen=True)
@@ -102,12 +103,12 @@ def choose_admission(need: Need, load: NodeLoad, limits: NodeLimits) -> Refusal 
         return _full(f"{load.sessions} sessions run, the limit is {limits.max_sessions}")
     if load.waiting > limits.queued_forks:
         return _full(f"{load.waiting} starts wait already, the limit is {limits.queued_forks}", 1.0)
-    # Without anybody waiting it may try: only starts that are over tell how long they take now.
-    if load.waiting and load.expected_s > need.deadline_s:
+    # While a turn is free it may try: only starts that are over tell how long they take now.
+    if not load.has_turn and load.expected_s > need.deadline_s:
         return Refusal(
             ErrorCode.NODE_FULL,
-            f"starting a machine: behind {load.waiting} others it would take about "
-            f"{load.expected_s:.1f} s, and may take {need.deadline_s:g} s",
+            f"starting a machine: all turns are taken, {load.waiting} starts wait; it would "
+            f"take about {load.expected_s:.1f} s, and may take {need.deadline_s:g} s",
             "try again, or allow it more time (deadline_s)",
             load.expected_s - need.deadline_s,
         )

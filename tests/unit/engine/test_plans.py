@@ -38,12 +38,12 @@ LIMITS = NodeLimits(memory_bytes=1000, host_reserve_bytes=100, max_sessions=3, q
         ),
         pytest.param(
             Need(1, deadline_s=2.0),
-            NodeLoad(0, 0, 1000, 0, 1, 2.1),
+            NodeLoad(0, 0, 1000, 0, 0, 2.1, has_turn=False),
             ErrorCode.NODE_FULL,
             id="it would come too late",
         ),
         pytest.param(
-            Need(1, deadline_s=2.0), NodeLoad(0, 0, 1000, 0, 0, 9.0), None, id="nobody waits"
+            Need(1, deadline_s=2.0), NodeLoad(0, 0, 1000, 0, 0, 9.0), None, id="a turn is free"
         ),
     ],
 )
