@@ -46,11 +46,10 @@ class Found:
             if one.series == series and one.value is not None and dims.items() <= one.dims.items()
         ]
 
-    def failures(self, series: str, **dims: str) -> int:
-        """How many rounds have no value."""
+    def count(self, series: str, **dims: str) -> int:
+        """How many values there are, none perhaps."""
         return sum(
-            one.series == series and one.value is None and dims.items() <= one.dims.items()
-            for one in self._samples
+            one.series == series and dims.items() <= one.dims.items() for one in self._samples
         )
 
     def pairs(self, ours: str, floor: str, **dims: str) -> tuple[list[float], list[float]]:
@@ -185,7 +184,7 @@ def _burst(found: Found) -> tuple[bool, str]:
     knee = found.values("burst.accepted", load="knee")
     over = [
         *found.values("burst.accepted", load="overload"),
-        *[math.inf] * found.failures("burst.accepted", load="overload"),
+        *[math.inf] * found.count("burst.late", load="overload"),
     ]
     late, usual = _tail(over, 95), _tail(knee, 95)
     words = f"{late / usual:.2f} ({late:.0f} ms of {len(over)}, {usual:.0f} ms of {len(knee)})"

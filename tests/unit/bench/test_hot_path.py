@@ -16,7 +16,7 @@ from bench.hot_path.processor import Cost, processor_ns
 
 
 def outcome(forks: int, ms: float = 100.0) -> Outcome:
-    return Outcome([ms] * forks, [], 10.0)
+    return Outcome([ms] * forks, seconds=10.0)
 
 
 def test_the_knee_is_the_fewest_clients_that_come_near_the_most() -> None:
@@ -25,13 +25,13 @@ def test_the_knee_is_the_fewest_clients_that_come_near_the_most() -> None:
 
 
 def test_a_request_that_was_let_in_and_failed_took_for_ever() -> None:
-    found = Outcome([100.0] * 9 + [math.inf], [], 2.0)
+    found = Outcome([100.0] * 9, late_ms=[200.0], seconds=2.0)
     assert found.p95_ms == math.inf
     assert found.rate == 4.5
 
 
 def test_nothing_accepted_is_no_success() -> None:
-    assert Outcome([], [1.0], 1.0).p95_ms == math.inf
+    assert Outcome(refused_ms=[1.0], seconds=1.0).p95_ms == math.inf
 
 
 def test_processor_time_is_of_that_process_alone() -> None:
