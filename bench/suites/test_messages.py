@@ -11,8 +11,8 @@ from agentd.warmfork.frames import FrameCutter, FrameType, encode_frame
 from agentd.wire import api
 
 MESSAGES = 200
-# Smaller in all than what malloc takes from mmap(2): that differs from process to process, and would
-# be most of the time.
+# In all smaller than what malloc takes from mmap(2), which would be most of the time, and differs
+# from process to process.
 STREAM = b"".join(encode_frame(FrameType.DATA, n % 7, b"x" * 4 * n) for n in range(MESSAGES))
 CREATE = b'{"template":"python","env":{"LANG":"C"},"metadata":{"user":"u-1"},"ttl_s":600.0}'
 RECORD = VmIntended("vm-0123456789abcdef", Role.SESSION, "/run/snapstart/vms/vm-0123456789abcdef")
