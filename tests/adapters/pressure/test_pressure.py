@@ -42,7 +42,7 @@ async def test_a_thousand_requests_at_once_get_a_session_or_a_reason(tmp_path: P
 
 
 async def test_a_start_that_would_miss_its_deadline_is_refused_at_once(tmp_path: Path) -> None:
-    """Behind others; with nobody before it, it may try."""
+    """While all turns are taken; when one is free, it may try."""
     async with running_daemon(tmp_path, admission={"concurrent_forks": 1}) as daemon:
         await daemon.template()
         daemon.vmm.delay_s = 1.0
@@ -57,9 +57,11 @@ async def test_a_start_that_would_miss_its_deadline_is_refused_at_once(tmp_path:
         hasty = {"template": "py", "deadline_s": 1.5}
         status, body = await daemon.call("POST", "/v1/sessions", hasty)
         assert (status, body["error"]["code"]) == (503, "node_full"), body
-        assert "others it would take about" in body["error"]["message"]
+        assert "all turns are taken, 2 starts wait; it would take" in body["error"]["message"]
         await asyncio.gather(*others)
         daemon.vmm.delay_s = 0.0
+        status, body = await daemon.call("POST", "/v1/sessions", {**hasty, "deadline_s": 1.9})
+        assert status == 201, body
         await end_all(daemon)
 
 
