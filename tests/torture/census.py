@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -15,6 +17,26 @@ def list_fds(pid: int) -> Counter[str]:
         with contextlib.suppress(FileNotFoundError):
             found[os.readlink(f"/proc/{pid}/fd/{name}").split(":[")[0]] += 1
     return found
+
+
+async def always_open(pid: int, for_s: float = 0.5) -> Counter[str]:
+    """What a process has open all that time: without a connection that is about to close."""
+    found, until = list_fds(pid), time.monotonic() + for_s
+    while time.monotonic() < until:
+        await asyncio.sleep(0.05)
+        found &= list_fds(pid)
+    return found
+
+
+async def left_open(pid: int, before: Counter[str], patience_s: float = 20.0) -> Counter[str]:
+    """What a process has open beyond before, and does not close.
+
+    It sees a little later than we that a connection of ours is closed: that is no leak.
+    """
+    give_up = time.monotonic() + patience_s
+    while (more := list_fds(pid) - before) and time.monotonic() < give_up:  # noqa: ASYNC110 - of another process
+        await asyncio.sleep(0.05)
+    return more
 
 
 def list_marked(mark: str) -> set[int]:

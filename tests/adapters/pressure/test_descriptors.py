@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.adapters.pressure.node import node_process
-from tests.torture.census import list_fds
+from tests.torture.census import always_open, left_open
 
 _LIMIT = 64
 
@@ -23,7 +23,7 @@ async def test_a_daemon_out_of_descriptors_refuses_sessions_until_one_ends(tmp_p
         await node.template()
         kept = await node.session()
         await node.end((await node.session())["id"])
-        before = list_fds(node.process.pid)
+        before = await always_open(node.process.pid)
         assert await node.fill() == "node_full"
         running = await node.ids()
         assert 3 < len(running) < _LIMIT
@@ -34,4 +34,4 @@ async def test_a_daemon_out_of_descriptors_refuses_sessions_until_one_ends(tmp_p
         assert await node.says(kept) == "here"
         for session_id in set(await node.ids()) - {kept["id"]}:
             await node.end(session_id)
-        assert list_fds(node.process.pid) - before == {}
+        assert await left_open(node.process.pid, before) == {}
