@@ -17,7 +17,7 @@ DEATHS ?= 1000
 CPU_MINUTES ?= 10
 MINUTES ?= 20
 BASE ?= HEAD~1
-ROUNDS ?= 40
+ROUNDS ?= 16
 SUITES ?=
 
 .DEFAULT_GOAL := help
@@ -96,7 +96,7 @@ bench-pager: ## the page server against the smallest C loop, the kernel, and its
 	@deploy/run-target '$(JSON)' $(PY) -m bench.pager
 
 .PHONY: bench-regress
-bench-regress: ## this checkout against BASE=HEAD~1, in ROUNDS=40 turns; status 3 when a series is worse
+bench-regress: ## this checkout against BASE=HEAD~1, in ROUNDS=16 rounds; status 3 when a series is worse
 	@deploy/run-target '$(JSON)' $(PY) -m bench.compare $(BASE) --rounds $(ROUNDS) \
 	  $(addprefix --suite ,$(SUITES))
 
@@ -111,9 +111,15 @@ bench-instructions: ## instructions of the pure-CPU series under callgrind, agai
 .PHONY: release
 release: $(STAMPS)/release ## the tools that make and judge packages, in build/release
 
-$(STAMPS)/release: deploy/locks/release.txt $(STAMPS)/system
-	@echo 'installing the tools of releases into $(RELEASE)' >&2
+$(STAMPS)/release: $(STAMPS)/release-tools
 	@deploy/install-system-packages git debootstrap buildah
+	@touch $@
+
+.PHONY: release-tools
+release-tools: $(STAMPS)/release-tools
+
+$(STAMPS)/release-tools: deploy/locks/release.txt $(STAMPS)/system
+	@echo 'installing the tools of releases into $(RELEASE)' >&2
 	@test -x $(RELEASE)/bin/python || $(PYTHON) -m venv $(RELEASE)
 	@$(RELEASE)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
@@ -127,8 +133,9 @@ lock: release ## pin anew, with hashes, what pyproject.toml asks for: deploy/loc
 	@PATH="$(CURDIR)/$(RELEASE)/bin:$$PATH" deploy/lock
 
 .PHONY: audit
-audit: ## ask for known vulnerabilities of what is pinned; status 4 if nobody could be asked
-	@NEEDS='native release' deploy/run-target '$(JSON)' $(PY) -m tests.package.audit
+audit: ## ask for known vulnerabilities of what is pinned; status 4 if nobody could be asked, 0 with IF_REACHABLE=1
+	@NEEDS='native release-tools' deploy/run-target '$(JSON)' $(PY) -m tests.package.audit \
+	  $(if $(IF_REACHABLE),--if-reachable)
 
 .PHONY: test-package
 test-package: ## install, use, remove wheel and sdist on a clean Debian

@@ -34,7 +34,7 @@ from bench.compare.result import (
     summary,
     verdict_table,
 )
-from bench.compare.rounds import Samples, Side, measure_suites, run_in_turn
+from bench.compare.rounds import Samples, Side, Sides, measure_suites, run_in_turn
 from bench.compare.verdict import judge_all
 from bench.machine import ROOT
 from bench.steal import read_steal_ms, steal_share
@@ -42,20 +42,20 @@ from bench.suites.budget import Form
 from bench.target import run_target
 
 # In which a simulated shared machine shows a change of 15 % 19 times of 20.
-ROUNDS = 40
+ROUNDS = 16
 INTO = ROOT / "build" / "compare"
 BUNDLE = INTO / "bundle"
 THRESHOLDS = Path(__file__).with_name("thresholds.toml")
 
 
 def compare(
-    sides: tuple[Side, Side], rounds: int, seed: int, suites: Sequence[str], form: str = ""
+    sides: Sides, rounds: int, seed: int, suites: Sequence[str], form: str = ""
 ) -> Comparison:
     """Measure, judge; progress is on standard error."""
     begun_s, stolen_ms = time.monotonic(), read_steal_ms()
 
-    def measure(side: Side) -> Samples:
-        return measure_suites(side, suites, form)
+    def measure(sides: Sides, draw: random.Random) -> list[Samples]:
+        return measure_suites(sides, draw, suites, form)
 
     with Progress(console=new_console(sys.stderr), transient=True) as progress:
         task = progress.add_task("rounds", total=rounds)
@@ -66,7 +66,7 @@ def compare(
     return Comparison(sides, judged, rounds, seed, steal)
 
 
-def make_sides(args: argparse.Namespace) -> tuple[Side, Side]:
+def make_sides(args: argparse.Namespace) -> Sides:
     """Build both."""
     base, head = (
         make_build(revision, dict(env), INTO)

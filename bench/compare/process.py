@@ -29,12 +29,19 @@ def last_words(log: Path) -> str:
 
 @contextmanager
 def running(
-    argv: Sequence[str | Path], cwd: Path, env: Mapping[str, str], words: int
+    argv: Sequence[str | Path],
+    cwd: Path,
+    env: Mapping[str, str],
+    words: int,
+    also: int | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process, ended with its children if it still runs in the end. words: a file, borrowed."""
+    """A process, ended with its children if it still runs in the end.
+
+    words: a file, borrowed. also: a descriptor that it has under the same number, borrowed.
+    """
     process = subprocess.Popen(
-        argv, cwd=cwd, env={**os.environ, **env}, stdin=subprocess.DEVNULL,
-        stdout=words, stderr=words, start_new_session=True,
+        argv, cwd=cwd, env={**os.environ, **env}, stdin=subprocess.DEVNULL, stdout=words,
+        stderr=words, start_new_session=True, pass_fds=() if also is None else (also,),
     )  # fmt: skip
     try:
         yield process

@@ -5,7 +5,8 @@ other, must be worse. Then this checkout is compared with itself, 20 times: noth
 worse. Were the chance of a false alarm 1 %, one in 20 would still be seen in 18 of 100 proofs: so a
 single one is told, two fail.
 
-Exit status 1 when it is not proved. It takes about a quarter of an hour.
+Exit status 1 when it is not proved. It takes about half an hour. The samples of the planted
+comparison, and of each that raised an alarm, are in build/compare/proof.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,10 +22,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from agentd.cli.tables import print_table
-from bench.compare.__main__ import INTO, ROUNDS, compare
+from bench.bundle import BundleWriter
+from bench.compare.__main__ import INTO, ROUNDS, compare, keep
 from bench.compare.builds import HERE, Build, checked
-from bench.compare.result import missing, verdict_table
-from bench.compare.rounds import Side
+from bench.compare.result import Comparison, missing, verdict_table
+from bench.compare.rounds import Side, Sides
 from bench.compare.verdict import Judged, Verdict
 from bench.machine import ROOT
 from bench.target import run_target
@@ -85,6 +88,7 @@ def alarms(judged: Sequence[Judged]) -> list[str]:
 def run(comparisons: int, rounds: int, as_json: bool) -> int:
     """Both halves; each comparison is told when it is done."""
     INTO.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(INTO / "proof", ignore_errors=True)
     here = checked(Build(HERE, ROOT, Path(sys.executable)))
     wrong = _find_planted(here, rounds)
     alarmed = [found for number in range(comparisons) if (found := _stay_calm(here, number + 1))]
@@ -101,6 +105,7 @@ def run(comparisons: int, rounds: int, as_json: bool) -> int:
 def _find_planted(here: Build, rounds: int) -> list[str]:
     with planted(INTO) as slower:
         found = compare(_sides(here, slower), rounds, random.randrange(2**32), SUITES)
+    _keep(found, "planted")
     print_table(verdict_table(found.judged))
     wrong = [*judge_planted(found.judged), *missing(found.sides)]
     print(f"15 % planted, {rounds} rounds, steal {found.steal:.1%}: {wrong or 'found'}", flush=True)
@@ -110,6 +115,8 @@ def _find_planted(here: Build, rounds: int) -> list[str]:
 def _stay_calm(here: Build, number: int) -> list[str]:
     found = compare(_sides(here, here), CALM_ROUNDS, random.randrange(2**32), SUITES)
     alarmed = alarms(found.judged)
+    if alarmed:
+        _keep(found, f"equal-{number}")
     smallest = min(one.p for one in found.judged)
     print(
         f"equal builds, comparison {number}: {', '.join(alarmed) or 'no alarm'}, smallest p "
@@ -118,7 +125,12 @@ def _stay_calm(here: Build, number: int) -> list[str]:
     return alarmed
 
 
-def _sides(base: Build, head: Build) -> tuple[Side, Side]:
+def _keep(found: Comparison, name: str) -> None:
+    with BundleWriter(INTO / "proof" / name, shlex.join(sys.orig_argv)) as bundle:
+        keep(bundle, found)
+
+
+def _sides(base: Build, head: Build) -> Sides:
     return Side("base", base, INTO / "proof.base.log"), Side("head", head, INTO / "proof.head.log")
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from agentd.cli.tables import Table
 from bench.bundle import Sample
-from bench.compare.rounds import Side
-from bench.compare.verdict import FALSE_ALARMS, Judged, Verdict
+from bench.compare.rounds import Side, Sides
+from bench.compare.verdict import FALSE_ALARMS, Judged, Rounds, Verdict
 
 # Its own: 1 and 2 are those of programs that break.
 EXIT_WORSE = 3
@@ -21,7 +21,7 @@ EXIT_WORSE = 3
 class Comparison:
     """All of it. steal: the share of processor time that the host took away meanwhile."""
 
-    sides: tuple[Side, Side]
+    sides: Sides
     judged: Sequence[Judged]
     rounds: int
     seed: int
@@ -62,7 +62,7 @@ def _words(one: Judged) -> str:
     return one.verdict.value + more
 
 
-def missing(sides: tuple[Side, Side]) -> list[str]:
+def missing(sides: Sides) -> list[str]:
     """A line for each series that one side alone could measure."""
     base, head = sides
     return [
@@ -86,17 +86,24 @@ def summary(found: Comparison) -> str:
 
 
 def samples_of(found: Comparison) -> Iterator[Sample]:
-    """Every sample of every series, of those too that one side lacks."""
+    """Every sample of every series, of those too that one side lacks: a round for each look."""
     begun_s = min(at_s for side in found.sides for at_s in side.at_s)
     for side in found.sides:
         for series, rounds in side.rounds.items():
-            for number, taken_s in enumerate(rounds):
-                for value in taken_s:
-                    yield Sample(
-                        series=series, machine_kind="none", cache="none", unit="us",
-                        value=value * 1e6, dims={"side": side.name}, round=number,
-                        at_s=side.at_s[number] - begun_s,
-                    )  # fmt: skip
+            for round_, at_s, value in _numbered(rounds, side.at_s):
+                yield Sample(
+                    series=series, machine_kind="none", cache="none", unit="us",
+                    value=value * 1e6, dims={"side": side.name}, round=round_,
+                    at_s=at_s - begun_s,
+                )  # fmt: skip
+
+
+def _numbered(rounds: Rounds, at_s: Sequence[float]) -> Iterator[tuple[int, float, float]]:
+    """The number of each look among all, when its round began, a sample of it."""
+    for number, looks in enumerate(rounds):
+        for look, samples in enumerate(looks):
+            for value in samples:
+                yield number * len(looks) + look, at_s[number], value
 
 
 def as_json(found: Comparison) -> dict[str, Any]:

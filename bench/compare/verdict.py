@@ -16,7 +16,8 @@ CONFIDENCE = 0.95
 # With fewer no interval is that sure: all signs are equal in one of 2 ** 4 cases.
 _LEAST_FOR_SAME = 6
 
-Rounds = Sequence[Sequence[float]]
+# Of each round the samples of each look.
+Rounds = Sequence[Sequence[Sequence[float]]]
 
 
 class Verdict(enum.Enum):
@@ -52,9 +53,9 @@ def judge_all(
 ) -> list[Judged]:
     """Judge every series that both have.
 
-    Rounds: the samples of each round, times, none zero; rounds of the same number ran next to each
-    other. thresholds: from which change on a series is worse, 0.05 for 5 %.
-    Raises: ValueError when a series has different numbers of rounds.
+    Rounds: times, none zero; looks of the same number, in rounds of the same number, were next to
+    each other. thresholds: from which change on a series is worse, 0.05 for 5 %.
+    Raises: ValueError when a series has different numbers of rounds, or of looks.
     """
     names = sorted(base.keys() & head.keys())
     shifts = [judge_shift(_differences(base[name], head[name]), CONFIDENCE) for name in names]
@@ -90,8 +91,18 @@ def _choose(shift: Shift, p: float, bound: float) -> Verdict:
 
 
 def _differences(base: Rounds, head: Rounds) -> list[float]:
-    pairs = zip(base, head, strict=True)
-    return [math.log(statistics.median(b) / statistics.median(a)) for a, b in pairs]
+    """The logarithm of the ratio of each round: that of its middle look.
+
+    Looks that the machine disturbed on one side only, fewer than half, move it little.
+    """
+    return [
+        statistics.median(_ratio(*looks) for looks in zip(*sides, strict=True))
+        for sides in zip(base, head, strict=True)
+    ]
+
+
+def _ratio(base: Sequence[float], head: Sequence[float]) -> float:
+    return math.log(statistics.median(head) / statistics.median(base))
 
 
 def _more_rounds(shift: Shift, bound: float) -> int:

@@ -17,29 +17,57 @@ from bench.demo import IMAGES, MEMORY_MIB, TEMPLATE
 from bench.node import Node
 from bench.suites.budget import Allowance, Budget, Form
 from bench.suites.outcomes import OutcomesPlugin
-from bench.suites.samples import name_of
+from bench.suites.samples import LOOK, name_of
 from bench.suites.series import Series
+from bench.suites.turns import TurnsPlugin
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The form, without which only what needs nothing but a processor runs."""
     forms = [form.value for form in Form]
     parser.addoption("--form", choices=forms, help="measure machines, servers, disks too")
+    parser.addoption(
+        "--looks", type=int, default=1, help="how often each series is measured that has no budget"
+    )
+    parser.addoption(
+        "--turns", type=int, metavar="FD", help="of the link to who says when to measure"
+    )
     parser.addoption("--outcomes", type=Path, help="where to write what was left out, what failed")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Progress; outcomes, if they are asked for."""
+    """Progress; outcomes and turns, if they are asked for."""
     config.pluginmanager.register(Progress())
     if (path := config.getoption("--outcomes")) is not None:
         config.pluginmanager.register(OutcomesPlugin(path))
+    if (fd := config.getoption("--turns")) is not None:
+        config.pluginmanager.register(TurnsPlugin(fd))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Several looks at what needs nothing but a processor."""
+    looks = metafunc.config.getoption("--looks")
+    if looks > 1 and metafunc.definition.get_closest_marker("budget") is None:
+        ids = [f"{LOOK}{number}" for number in range(looks)]
+        metafunc.parametrize("look", range(looks), indirect=True, ids=ids)
+
+
+@pytest.fixture(autouse=True)
+def look(request: pytest.FixtureRequest) -> int:
+    """Which of the looks this is."""
+    return int(getattr(request, "param", 0))
+
+
+def _look_of(item: pytest.Item) -> int:
+    callspec = getattr(item, "callspec", None)
+    return 0 if callspec is None else int(callspec.params.get("look", 0))
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what this run has not asked for."""
+    """Leave out what this run has not asked for; look at all series once before any again."""
     left = [item for item in items if not _is_wanted(config, item)]
-    items[:] = [item for item in items if item not in left]
+    items[:] = sorted((item for item in items if item not in left), key=_look_of)
     if left:
         config.hook.pytest_deselected(items=left)
 

@@ -6,12 +6,15 @@ the dimension `calls` says of how many.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from bench.bundle import Cache, MachineKind, Sample
 
+# In the id of a test that is measured several times.
+LOOK = "look"
 _PER_S = {"s": 1.0, "ms": 1e3, "us": 1e6}
 
 
@@ -131,3 +134,8 @@ def name_of(fullname: str) -> str:
     file, _, test = fullname.rpartition("/")[2].partition("::")
     suite = file.removeprefix("test_").removesuffix(".py")
     return f"{suite}.{test.removeprefix('test_')}"
+
+
+def series_of(fullname: str) -> str:
+    """The same for all looks: `test_journal.py::test_x_y[look3]` is the series `journal.x_y`."""
+    return re.sub(rf"\[{LOOK}\d+\]$", "", name_of(fullname))

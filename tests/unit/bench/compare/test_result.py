@@ -34,8 +34,11 @@ def a_comparison(factor: float, rounds: int = 20) -> Comparison:
         for name in ("base", "head")
     )
     base, head = sides
-    base.rounds = {"a.b": [[1.0 + n / 1000] for n in range(rounds)], "a.old": [[1.0]] * rounds}
-    head.rounds = {"a.b": [[factor + n / 1000] for n in range(rounds)], "a.new": [[1.0]] * rounds}
+    base.rounds = {"a.b": [[[1.0 + n / 1000]] for n in range(rounds)], "a.old": [[[1.0]]] * rounds}
+    head.rounds = {
+        "a.b": [[[factor + n / 1000]] for n in range(rounds)],
+        "a.new": [[[1.0]]] * rounds,
+    }
     base.lost = {"a.new": 3}
     base.at_s, head.at_s = ([shift + 10.0 * n for n in range(rounds)] for shift in (100, 104))
     judged = judge_all(base.rounds, head.rounds, {"a.b": 0.05})
