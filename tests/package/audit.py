@@ -2,6 +2,7 @@
 
 make audit             status 0: none known; 1: some; 4: nobody could be asked about all of it
 make audit JSON=1      and one JSON object as the last line
+make audit IF_REACHABLE=1   status 0 instead of 4, for where the service is out of reach
 
 A package that the service does not know, or that it could not be asked about, is no clean package:
 pip-audit leaves such ones out and ends with 0.
@@ -84,8 +85,8 @@ def ask(lock: str, service: Sequence[str]) -> tuple[int, list[str]]:
     return judge(report)
 
 
-def run(service: Sequence[str], *, as_json: bool) -> int:
-    """The exit status; what was found is printed."""
+def run(service: Sequence[str], *, if_reachable: bool, as_json: bool) -> int:
+    """The exit status; what was found is printed. if_reachable: nobody to ask is no failure."""
     status, lines = ask("runtime", service)
     print("\n".join(lines))
     verdict = {
@@ -94,6 +95,8 @@ def run(service: Sequence[str], *, as_json: bool) -> int:
         UNASKED: "this says nothing: not all packages could be asked about",
     }[status]
     print(verdict)
+    if if_reachable and status == UNASKED:
+        status = CLEAN
     if as_json:
         print(msgspec.json.encode({"found": lines, "exit_status": status}).decode())
     return status
@@ -103,8 +106,13 @@ def main() -> int:
     """Exit status: as the head of this file says."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
+    parser.add_argument(
+        "--if-reachable", action="store_true", help="status 0 if nobody could be asked"
+    )
     args, service = parser.parse_known_args()
-    return run_target(lambda: run(service, as_json=args.json), as_json=args.json)
+    return run_target(
+        lambda: run(service, if_reachable=args.if_reachable, as_json=args.json), as_json=args.json
+    )
 
 
 if __name__ == "__main__":

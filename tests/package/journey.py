@@ -70,12 +70,20 @@ def walk(root: DebianRoot, version: str, kind: Kind) -> dict[str, Any]:
     check_versions(root, version)
     expect_only({VENV}, left_behind(empty, read_tree(root.path)), "installing")
     told = do_as_doctor_tells(root)
-    before = read_tree(root.path)
+    before, kernels = read_tree(root.path), list_kernels(root)
     demo = run_demo(root)
     serve_once(root)
     link_for_units(root)
     left = remove(root, {path: row for path, row in before.items() if not is_below(path, VENV)})
+    more = list_kernels(root) - kernels
+    expect(not more, f"using and removing it left {sorted(more)}")
     return {"kind": kind.name, "told": told, "left": left, "fork_ms": fork_times(demo)}
+
+
+def list_kernels(root: DebianRoot) -> set[str]:
+    """What no disk holds: shared memory, control groups of machines."""
+    ask = "find /dev/shm -mindepth 1; find /sys/fs/cgroup -type d -name 'snapstart-*'"
+    return set(root.run("sh", "-euc", ask).splitlines())
 
 
 def check_versions(root: DebianRoot, version: str) -> None:

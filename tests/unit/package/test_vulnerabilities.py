@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from tests.package import audit
 from tests.package.audit import CLEAN, UNASKED, VULNERABLE, judge, read_report
 
 CLEAN_ONE = '{"name": "a", "version": "1", "vulns": []}'
@@ -36,3 +39,26 @@ def test_a_package_that_nobody_knows_is_not_clean(
 
 def test_no_report_is_no_verdict() -> None:
     assert read_report("") is None
+
+
+@pytest.mark.parametrize(
+    ("status", "if_reachable", "ended"),
+    [
+        (UNASKED, False, UNASKED),
+        (UNASKED, True, CLEAN),
+        (VULNERABLE, True, VULNERABLE),
+        (CLEAN, True, CLEAN),
+    ],
+)
+def test_nobody_to_ask_is_no_failure_where_that_was_said(
+    status: int,
+    if_reachable: bool,
+    ended: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(audit, "ask", lambda lock, service: (status, [lock]))
+    assert audit.run((), if_reachable=if_reachable, as_json=True) == ended
+    said = capsys.readouterr().out
+    assert ("this says nothing" in said) == (status == UNASKED)
+    assert json.loads(said.splitlines()[-1]) == {"found": ["runtime"], "exit_status": ended}
