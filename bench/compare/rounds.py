@@ -110,9 +110,9 @@ def measure_suites(
     form: of the series that need more than a processor; they are left out without one.
     Raises: PermanentError with pytest's last words when nothing was measured.
     """
-    with ExitStack() as running:
+    with ExitStack() as started:
         runs = {
-            side.name: running.enter_context(_pytest(side, suites, form))
+            side.name: started.enter_context(_pytest(side, suites, form))
             for side in draw.sample(sides, len(sides))
         }
         take_turns([run.link for run in runs.values()], draw)

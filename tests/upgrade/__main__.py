@@ -21,6 +21,7 @@ from .control import run_control
 from .node import run_node
 from .pagers import run_pagers
 
+_CONTROL, _CONTROL_OTHER = "control plane", "control plane, the other build's agent"
 _BAD = ("failures", "lost", "leaks", "wrong")
 
 
@@ -59,8 +60,8 @@ def _run(options: argparse.Namespace) -> int:
     builds = (this_build(), other_build(options.revision))
     err.print(f"between {builds[0].name} and {builds[1].name}", markup=False)
     parts = []
-    for name in ("page server", "agentd", "control plane"):
-        if name == "control plane" and not options.control:
+    for name in ("page server", "agentd", _CONTROL, _CONTROL_OTHER):
+        if name in (_CONTROL, _CONTROL_OTHER) and not options.control:
             continue
         err.print(f"{name} ...")
         parts.append(_part(name, options, builds))
@@ -82,7 +83,8 @@ def _part(name: str, options: argparse.Namespace, builds: tuple[Build, Build]) -
     if name == "agentd":
         found = run_node(image, builds, sessions=options.sessions, replacements=times)
         return Part(name, found, times)
-    running = run_control(image, builds, running=4, replacements=options.control)
+    agent = builds[name == _CONTROL_OTHER]
+    running = run_control(image, builds, agent=agent, running=4, replacements=options.control)
     return Part(name, running, options.control)
 
 

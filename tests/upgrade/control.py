@@ -1,4 +1,7 @@
-"""Replace the control plane of a real cluster while sessions run, and new ones begin."""
+"""Replace the control plane of a real cluster while sessions run, and new ones begin.
+
+The node's agent is of the one build or the other: so each is older than the control plane once.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ import redis
 from agentd.errors import SnapStartError
 from agentd.image import Image
 from bench.cluster import sessions, snapshot
+from bench.cluster.node import DemoNode
 from bench.cluster.world import World
 from bench.demo import IMAGES
 
@@ -57,17 +61,27 @@ class Caller(threading.Thread):
 
 
 def run_control(
-    image: Image, builds: tuple[Build, Build], *, running: int, replacements: int
+    image: Image, builds: tuple[Build, Build], *, agent: Build, running: int, replacements: int
 ) -> ControlTally:
-    """running: sessions that are there all the time. builds: as of agentd."""
+    """running: sessions that are there all the time. builds: as of agentd. agent: of the node."""
     tally = ControlTally()
     world = World(image, IMAGES, nodes=("node-a",))
     with world:
+        _use_agent(world.nodes["node-a"], agent)
         _run(world, builds, running, replacements, tally)
     assert world.leaks is not None
     if world.leaks.count:
         tally.leaks.append(str(world.leaks))
     return tally
+
+
+def _use_agent(node: DemoNode, build: Build) -> None:
+    """Have that build's agentd serve the node from now on."""
+    node.stop()
+    node.server.env["PYTHONPATH"] = str(build.root)
+    node.start()
+    loaded = Path(f"/proc/{node.server.pid}/maps").read_text()
+    assert f"{build.root}/agentd/_core" in loaded, f"it is not {build.name} that runs"
 
 
 def _run(
