@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import socket
@@ -313,8 +314,9 @@ def test_a_kept_connection_that_died_is_replaced(tmp_path: Path) -> None:
         path = Path(transport.socket_path)
         with FakeLocalApi(path):
             transport.send(calls.health())
+        # For as long as a call may take, its successor is waited for.
         with pytest.raises(TransientError, match="no such socket"):
-            transport.send(calls.health())
+            transport.send(dataclasses.replace(calls.health(), timeout_s=0.3))
         with FakeLocalApi(path):
             transport.send(calls.health())
         with FakeLocalApi(path):
