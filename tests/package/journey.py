@@ -70,20 +70,27 @@ def walk(root: DebianRoot, version: str, kind: Kind) -> dict[str, Any]:
     check_versions(root, version)
     expect_only({VENV}, left_behind(empty, read_tree(root.path)), "installing")
     told = do_as_doctor_tells(root)
-    before, kernels = read_tree(root.path), list_kernels(root)
+    before, held = read_tree(root.path), held_by_kernel(root)
     demo = run_demo(root)
     serve_once(root)
     link_for_units(root)
     left = remove(root, {path: row for path, row in before.items() if not is_below(path, VENV)})
-    more = list_kernels(root) - kernels
+    more = held_by_kernel(root) - held
     expect(not more, f"using and removing it left {sorted(more)}")
     return {"kind": kind.name, "told": told, "left": left, "fork_ms": fork_times(demo)}
 
 
-def list_kernels(root: DebianRoot) -> set[str]:
-    """What no disk holds: shared memory, control groups of machines."""
-    ask = "find /dev/shm -mindepth 1; find /sys/fs/cgroup -type d -name 'snapstart-*'"
-    return set(root.run("sh", "-euc", ask).splitlines())
+def held_by_kernel(root: DebianRoot) -> set[str]:
+    """What is in no file system of a disk: shared memory, control groups of machines."""
+    # Groups of others come and go meanwhile.
+    find = "find /dev/shm /sys/fs/cgroup -ignore_readdir_race"
+    return {path for path in root.run(*find.split()).splitlines() if is_held(path)}
+
+
+def is_held(path: str) -> bool:
+    """Whether somebody made it, and that may be us."""
+    place, _, name = path.rpartition("/")
+    return is_below(place, "/dev/shm") or name.startswith("snapstart-")
 
 
 def check_versions(root: DebianRoot, version: str) -> None:

@@ -83,7 +83,7 @@ def _part(name: str, options: argparse.Namespace, builds: tuple[Build, Build]) -
     if name == "agentd":
         found = run_node(image, builds, sessions=options.sessions, replacements=times)
         return Part(name, found, times)
-    agent = builds[name == _CONTROL_OTHER]
+    agent = builds[1] if name == _CONTROL_OTHER else builds[0]
     running = run_control(image, builds, agent=agent, running=4, replacements=options.control)
     return Part(name, running, options.control)
 

@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from agentd.settings import load_settings
-from tests.package.journey import VENV, blocks, named_directories, programs_of_units
+from tests.package.journey import VENV, blocks, is_held, named_directories, programs_of_units
 
 ROOT = Path(__file__).parents[3]
 
@@ -42,3 +44,17 @@ def test_of_a_checkout_too() -> None:
     [linked] = [line for line in page.splitlines() if line.startswith("ln -s /opt/snapstart")]
     names = {Path(path).name for path in paths(linked)}
     assert {Path(path).name for path in programs_of_units(ROOT / "systemd")} <= names
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/dev/shm", False),
+        ("/dev/shm/anything", True),
+        ("/dev/shm/a/b", True),
+        ("/sys/fs/cgroup/user.slice", False),
+        ("/sys/fs/cgroup/user.slice/snapstart-1f-vm-2", True),
+    ],
+)
+def test_shared_memory_and_groups_of_machines_would_be_seen(path: str, expected: bool) -> None:
+    assert is_held(path) == expected

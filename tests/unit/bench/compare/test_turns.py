@@ -32,7 +32,7 @@ plugin.pytest_unconfigure()
 
 
 def run(tmp_path: Path, wanted: tuple[int, int], dies_at: tuple[int, int] = (-1, -1)) -> list[str]:
-    """Two runs that want so many turns. Returns what was written meanwhile."""
+    """Two runs that want so many turns, and end well or die. Returns what was written."""
     path = tmp_path / "words"
     links, processes = [], []
     for turns, dies in zip(wanted, dies_at, strict=True):
@@ -45,6 +45,7 @@ def run(tmp_path: Path, wanted: tuple[int, int], dies_at: tuple[int, int] = (-1,
     for link, process in zip(links, processes, strict=True):
         link.close()
         process.wait(30)
+    assert [process.returncode for process in processes] == [int(dies >= 0) for dies in dies_at]
     return path.read_text().splitlines()
 
 
