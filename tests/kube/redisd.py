@@ -52,23 +52,39 @@ def find_valkey() -> Path | None:
     return places[0] if places else None
 
 
+def _cluster(bus: int) -> list[str]:
+    """The words of a cluster's node: without a port for its bus it takes its own plus 10000, which
+    may be in use by an outgoing connection."""
+    return ["--cluster-enabled", "yes", "--cluster-port", str(bus)]
+
+
 class RedisServer(Managed):
     """A server on a loopback port and a Unix socket, which keeps its data over kill and restart.
 
     Its files are in `directory`, the caller's. It dies with this process.
     """
 
-    def __init__(self, directory: Path, program: Path, *, options: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        program: Path,
+        *,
+        options: Sequence[str] = (),
+        is_clustered: bool = False,
+    ) -> None:
         """Args: program: redis-server or valkey-server. options: further words of its command line,
-        which win over ours: `["--requirepass", "secret"]`. Raises: ValueError when the path of its
-        socket would be too long."""
-        self.port = ports.choose(1)[0]
+        which win over ours: `["--requirepass", "secret"]`. is_clustered: to be a node of a cluster,
+        to be met at its port `bus`. Raises: ValueError when the path of its socket would be too
+        long."""
+        self.port, self.bus = ports.choose(2)
         self.socket = directory / "redis.sock"
         if len(str(self.socket)) >= SOCKET_PATH_MAX:
             raise ValueError(f"{self.socket} is too long for a socket: use a shorter directory")
         self._spawner = Spawner()
         program = named(program, directory)
         argv = [str(program), *self._options(directory), *options]
+        if is_clustered:
+            argv += _cluster(self.bus)
         self._server = Server(program.name, argv, directory=directory, spawner=self._spawner)
 
     def _options(self, directory: Path) -> list[str]:

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import redis
 
@@ -85,3 +86,12 @@ def test_a_server_that_refuses_its_options_is_an_error_with_its_words(directory:
 def test_a_directory_too_deep_for_a_socket_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="use a shorter directory"):
         RedisServer(tmp_path / ("x" * 100), Path("/bin/false"))
+
+
+def test_a_clusters_node_listens_on_no_port_but_its_own_two(directory: Path) -> None:
+    program = find_redis()
+    if program is None:
+        pytest.skip("there is no redis-server")
+    with RedisServer(directory, program, is_clustered=True) as server:
+        links = psutil.Process(server.pid).net_connections("tcp")
+    assert {link.laddr.port for link in links} == {server.port, server.bus}

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.adapters.guest.fake_host import FakeHost
+from tests.kube import ports
 
 PROGRAM = Path(__file__).with_name("runtime_process.py")
 ROOT = Path(__file__).parents[3]
@@ -103,6 +104,4 @@ def host(start_runtime: StartRuntime) -> FakeHost:
 @pytest.fixture
 def free_port() -> int:
     """A TCP port that nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    return ports.choose(1)[0]

@@ -25,11 +25,7 @@ from tests.adapters.proxy.world import (
     outside,
     until,
 )
-
-
-def free_port() -> int:
-    with open_listener(ADDRESS, 0) as listener:
-        return int(listener.getsockname()[1])
+from tests.kube import ports
 
 
 @asynccontextmanager
@@ -47,7 +43,7 @@ async def running(one: Outside) -> AsyncIterator[Written]:
 
 
 async def test_it_listens_on_its_pods_address_and_on_no_other() -> None:
-    address, port = find_address(), free_port()
+    address, port = find_address(), ports.choose(1)[0]
     if address.startswith("127."):
         pytest.skip("this machine has no address but the loopback's")
     environ = {"POD_IP": address, "KUASAR_PROXY_TOKEN": TOKEN}
@@ -80,7 +76,7 @@ async def test_it_listens_on_its_pods_address_and_on_no_other() -> None:
 async def test_it_serves_nobody_where_it_may_not_and_says_why(
     environ: dict[str, str], said: str
 ) -> None:
-    settings = Proxy(enabled=True, port=free_port())
+    settings = Proxy(enabled=True, port=ports.choose(1)[0])
     one = outside(
         FakeDriver(), environ=environ, settings=settings, node_addresses=["192.0.2.9", "a"]
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 
 from agentd.tracing import Exporter, Span, new_context
 from tests.adapters.tracing.collector import otlp_receiver
+from tests.kube import ports
 
 
 class Said:
@@ -35,13 +35,6 @@ class Said:
 
 def span(name: str = "work", *, error: str = "", **attributes: str | int | float) -> Span:
     return Span("snapstart-agentd", name, new_context(None), "", 1_000, 2_000, attributes, error)
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 async def until_said(said: Said, event: str) -> None:
@@ -81,7 +74,7 @@ async def test_a_span_that_is_not_sampled_is_not_sent() -> None:
 
 async def test_a_collector_that_is_away_costs_its_spans_and_is_told_once() -> None:
     said = Said()
-    exporter = Exporter(f"http://127.0.0.1:{free_port()}", {}, said)
+    exporter = Exporter(f"http://127.0.0.1:{ports.choose(1)[0]}", {}, said)
     async with exporter.running():
         exporter.offer(span())
         await until_said(said, "trace.export.failed")

@@ -33,12 +33,13 @@ def start(short_directory: Path) -> Iterator[Callable[..., RedisServer]]:
     """Starts servers with options; stops them at the end."""
     with ExitStack() as running:
 
-        def one(name: str, *options: str) -> RedisServer:
+        def one(name: str, *options: str, is_clustered: bool = False) -> RedisServer:
             directory = short_directory / name
             directory.mkdir()
             running.callback(shutil.rmtree, directory)
             program = find_program("redis")
-            return running.enter_context(RedisServer(directory, program, options=options))
+            server = RedisServer(directory, program, options=options, is_clustered=is_clustered)
+            return running.enter_context(server)
 
         yield one
 
@@ -95,10 +96,10 @@ async def test_tls_proves_the_server_by_the_given_authority(
 
 
 async def test_a_cluster_is_one_store(start: Callable[..., RedisServer]) -> None:
-    first, second = (start(name, "--cluster-enabled", "yes") for name in ("c1", "c2"))
+    first, second = (start(name, is_clustered=True) for name in ("c1", "c2"))
     _ask(first, "CLUSTER", "ADDSLOTSRANGE", "0", "8191")
     _ask(second, "CLUSTER", "ADDSLOTSRANGE", "8192", "16383")
-    _ask(second, "CLUSTER", "MEET", "127.0.0.1", str(first.port))
+    _ask(second, "CLUSTER", "MEET", "127.0.0.1", str(first.port), str(first.bus))
     for server in (first, second):
         await _until(lambda one=server: b"cluster_state:ok" in _cluster_info(one))  # type: ignore[misc]
     address = f"redis+cluster://127.0.0.1:{first.port},127.0.0.1:{second.port}"
