@@ -100,7 +100,7 @@ class Runner:
     def _guarded(self, code: str, filename: str, scope: dict[str, Any]) -> JsonObject:
         try:
             try:
-                self._is_interruptible = True
+                self._begin()
                 self._execute(code, filename, scope)
             finally:
                 self._is_interruptible = False
@@ -115,6 +115,13 @@ class Runner:
             return {"status": "error", "detail": type(exc).__name__}
         self._leave_if_forked()
         return {"status": "ok", "detail": ""}
+
+    def _begin(self) -> None:
+        """Tell whoever interrupts that it has an effect from here on; one that comes at once waits."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        self._emit({"type": "begun"})
+        self._is_interruptible = True
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
     def _execute(self, code: str, filename: str, scope: dict[str, Any]) -> None:
         tree = ast.parse(code, filename)

@@ -61,6 +61,7 @@ class _Running:
         self.stop_reason = ""
         self.started_s = 0.0
         self.timer: Timer | None = None
+        self.has_begun = False
         self.was_interrupted = False
         self.outputs = {
             "stdout": _Output(request.max_output_bytes),
@@ -149,8 +150,7 @@ class Executions:
         current = self._current
         if current is not None and sink in (None, current.sink):
             current.stop_reason = current.stop_reason or "interrupted"
-            if self.interpreter is not None:
-                self.interpreter.interrupt()
+            self._interrupt(current)
             return
         for waiting in list(self._queue):
             if sink is not None and waiting.sink is sink:
@@ -206,8 +206,18 @@ class Executions:
         if current is None or self.interpreter is None:
             return
         current.stop_reason = "timeout"
-        self.interpreter.interrupt()
+        self._interrupt(current)
         current.timer = self._loop.call_later(OBEY_S, self._kill_disobedient)
+
+    def _interrupt(self, current: _Running) -> None:
+        """Before the code has begun nothing would come of it: then it is put off until that."""
+        if current.has_begun and self.interpreter is not None:
+            self.interpreter.interrupt()
+
+    def _begun(self, current: _Running) -> None:
+        current.has_begun = True
+        if current.stop_reason:
+            self._interrupt(current)
 
     def _kill_disobedient(self) -> None:
         if self._current is not None and self.interpreter is not None:
@@ -234,7 +244,9 @@ class Executions:
         if current is None:
             return
         kind = message.get("type")
-        if kind == "end":
+        if kind == "begun":
+            self._begun(current)
+        elif kind == "end":
             self._ended(current, message)
         elif kind in ("result", "error"):
             if kind == "error" and message.get("name") == "KeyboardInterrupt":

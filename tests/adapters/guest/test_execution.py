@@ -135,6 +135,17 @@ def test_an_interrupt_stops_the_running_execution(host: FakeHost) -> None:
     assert host.messages(stream)[-1]["status"] == "interrupted"
 
 
+def test_an_interrupt_that_comes_before_the_code_has_begun_stops_it_when_it_has(
+    host: FakeHost,
+) -> None:
+    for _ in range(20):
+        stream = host.open("execute")
+        host.send(stream, {"code": "while True: pass"})
+        host.send(stream, {"op": "interrupt"})
+        end = host.messages(stream)[-1]
+        assert (end["status"], "namespace_lost" in end) == ("interrupted", False)
+
+
 def test_an_interrupt_on_its_own_stream_ends_a_waiting_execution(host: FakeHost) -> None:
     first, second = host.open("execute"), host.open("execute")
     host.send(first, {"code": "print('go', flush=True)\nwhile True: pass"})
