@@ -117,7 +117,7 @@ class Runner:
         return {"status": "ok", "detail": ""}
 
     def _begin(self) -> None:
-        """Tell whoever interrupts that it has an effect from here on; one that comes at once waits."""
+        """Tell whoever may interrupt; an interrupt that comes at once waits until it has an effect."""
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         self._emit({"type": "begun"})
         self._is_interruptible = True

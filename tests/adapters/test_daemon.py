@@ -217,12 +217,14 @@ async def test_a_full_node_refuses_and_recovers(tmp_path: Path) -> None:
 async def test_starts_beyond_the_concurrency_wait_their_turn(tmp_path: Path) -> None:
     async with running_daemon(tmp_path, admission={"concurrent_forks": 1}) as daemon:
         await daemon.template()
-        daemon.vmm.delay_s = 0.3
+        daemon.vmm.goes_on.clear()
         slow = asyncio.create_task(daemon.session())
-        await asyncio.sleep(0.1)
+        while not machines(tmp_path):  # noqa: ASYNC110 - it has its turn when it has a directory
+            await asyncio.sleep(0.01)
         wish = {"template": "py", "deadline_s": 0.05}
         status, body = await daemon.call("POST", "/v1/sessions", wish)
         assert (status, code_of(body)) == (503, "node_full")
+        daemon.vmm.goes_on.set()
         assert (await slow)["state"] == "ready"
         await finish(daemon)
 

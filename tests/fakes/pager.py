@@ -75,6 +75,7 @@ class FakePager:
         self.says: dict[str, bytes | None] = {}
         self.deaths = 0
         self.hand_over_s = 10.0
+        self.wait_most_s = float("inf")
         self._links: set[asyncio.StreamWriter] = set()
 
     @asynccontextmanager
@@ -218,7 +219,7 @@ class FakePager:
         if machine is None:
             raise self._gone(vm_id)
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(min(timeout_s, self.wait_most_s)):
                 await machine.over.wait()
         except TimeoutError:
             text = "its monitor has not handed its memory over"

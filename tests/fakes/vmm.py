@@ -83,7 +83,7 @@ class FakeVmm:
     """Implements `agentd.vmm.vmm.Vmm`.
 
     faults: words for `vm_process`, read at each start; `gone`: the monitor is not there; `no_fork`:
-    it forks nothing. delay_s: what a fork takes beside.
+    it forks nothing. delay_s: what a start takes beside; goes_on: cleared, none comes to its end.
     """
 
     def __init__(self, installation: str, vms_dir: Path) -> None:
@@ -92,6 +92,8 @@ class FakeVmm:
         self.faults: set[str] = set()
         self.forgotten: list[str] = []
         self.delay_s = 0.0
+        self.goes_on = asyncio.Event()
+        self.goes_on.set()
 
     def facts(self, machine: Machine) -> VmmFacts:
         return VmmFacts("fake", "1", "none", "none", "none", (), "none", 0)
@@ -146,6 +148,7 @@ class FakeVmm:
         try:
             async with asyncio.timeout(deadline_s):
                 await asyncio.sleep(self.delay_s)
+                await self.goes_on.wait()
                 sock = await _connect(vm)
         except TimeoutError as exc:
             await vm.kill()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,7 +21,9 @@ from agentd.engine import parking as parking_module
 from agentd.engine import sessions as sessions_module
 from agentd.errors import ErrorCode, TransientError
 from agentd.store.templates import TemplateStore
+from agentd.vmm.vmm import VmRecord
 from tests.fakes.daemon import RunningDaemon, running_daemon, until
+from tests.fakes.vmm import FakeVmm
 
 
 @asynccontextmanager
@@ -66,7 +70,7 @@ async def test_a_guest_that_babbles_loses_its_session_alone(tmp_path: Path) -> N
 
 async def test_a_session_that_is_starting_can_neither_be_used_nor_ended(tmp_path: Path) -> None:
     async with node(tmp_path) as daemon:
-        daemon.vmm.delay_s = 1.0
+        daemon.vmm.goes_on.clear()
         creating = asyncio.create_task(daemon.session())
 
         async def is_listed() -> bool:
@@ -79,6 +83,7 @@ async def test_a_session_that_is_starting_can_neither_be_used_nor_ended(tmp_path
             status, body = await daemon.call(method, f"/v1/sessions/{session['id']}{rest}")
             assert (status, body["error"]["code"]) == (400, "request_invalid")
         assert (await daemon.call("GET", "/v1/usage"))[1]["usage"] == []
+        daemon.vmm.goes_on.set()
         assert (await creating)["id"] == session["id"]
 
 
@@ -269,11 +274,19 @@ async def test_a_machine_that_shows_up_late_is_swept_and_what_was_forgotten_agai
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine_module, "_SWEEP_AFTER_S", 0.1)
+    looks, find_all, is_there = itertools.count(), FakeVmm.find_all, threading.Event()
+
+    def find_all_when_it_is_there(vmm: FakeVmm) -> list[VmRecord]:
+        assert next(looks) == 0 or is_there.wait(50)
+        return find_all(vmm)
+
+    monkeypatch.setattr(FakeVmm, "find_all", find_all_when_it_is_there)
     (tmp_path / "run/vms/s-lost").mkdir(parents=True)
     async with running_daemon(tmp_path) as daemon:
         late = tmp_path / "run/vms/s-late"
         late.mkdir()
         vm = daemon.vmm._spawn("s-late", late, b"")
+        is_there.set()
         assert await vm.wait() == "the process ended"
 
         async def is_forgotten_twice() -> bool:

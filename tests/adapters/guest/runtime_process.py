@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from agentd.guest import executions
 from agentd.guest.effects import SystemEffects
 from agentd.guest.port import Port
 from agentd.guest.prepare import Plan
@@ -37,6 +38,7 @@ class RecordedEffects(SystemEffects):
 
 def main() -> None:
     members = json.loads(sys.argv[2])
+    executions.OBEY_S = members.pop("obey_s", executions.OBEY_S)
     is_recorded = members.pop("record_effects", False)
     for name in ("preload", "file_roots"):
         members[name] = tuple(members.get(name, ()))

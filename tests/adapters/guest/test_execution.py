@@ -105,7 +105,14 @@ def test_code_that_ends_the_interpreter_is_followed_by_a_fresh_one(
     assert messages[-1]["execution_count"] == end["execution_count"] + 1
 
 
-def test_a_time_out_interrupts_and_keeps_the_namespace(host: FakeHost) -> None:
+@pytest.fixture
+def patient_host(start_runtime: StartRuntime) -> FakeHost:
+    """Of a runtime that kills nobody who is slow to obey."""
+    return start_runtime(is_gated=False, obey_s=40.0).host
+
+
+def test_a_time_out_interrupts_and_keeps_the_namespace(patient_host: FakeHost) -> None:
+    host = patient_host
     host.execute("x = 1")
     end = host.execute("while True: pass", timeout_s=0.2)[-1]
     assert end["status"] == "timeout"
@@ -120,7 +127,10 @@ def test_code_that_ignores_the_interrupt_is_killed(host: FakeHost) -> None:
     assert value_of(host.execute("1")) == "1"
 
 
-def test_code_that_blocked_the_interrupt_is_interruptible_next_time(host: FakeHost) -> None:
+def test_code_that_blocked_the_interrupt_is_interruptible_next_time(
+    patient_host: FakeHost,
+) -> None:
+    host = patient_host
     host.execute("import signal; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})")
     end = host.execute("while True: pass", timeout_s=0.2)[-1]
     assert end["status"] == "timeout"

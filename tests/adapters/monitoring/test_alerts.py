@@ -22,6 +22,9 @@ from controlplane.sessions.decision import StartReason
 from tests.adapters.monitoring.known_metrics import all_series, labels_of
 from tests.adapters.monitoring.promtool import promtool
 
+# Of which the first may have promtool to download.
+pytestmark = pytest.mark.timeout(300)
+
 ROOT = Path(__file__).parents[3]
 ALERTS = ROOT / "deploy" / "monitoring" / "alerts.yaml"
 DASHBOARD = ROOT / "deploy" / "monitoring" / "dashboard.json"

@@ -219,9 +219,11 @@ async def test_a_hand_over_that_does_not_come_ends_at_the_waits_deadline(
     pager: FakePager, tmp_path: Path
 ) -> None:
     await client(pager).listen(an_order(tmp_path))
+    pager.wait_most_s = 0.1
     with pytest.raises(TransientError, match="has not handed its memory over") as caught:
-        await client(pager).wait("s-1", deadline_s=SHORT_S)
+        await client(pager).wait("s-1", deadline_s=20.0)
     assert "start it anew" in caught.value.hint
+    assert 0 < pager.requests[-1]["timeout_s"] < 20.0, "its own words come in time"
 
 
 async def test_an_image_that_is_not_there_is_final(pager: FakePager, tmp_path: Path) -> None:

@@ -37,19 +37,26 @@ def settings_of(node: KuasarNode) -> Kuasar:
     )
 
 
-class HastyAccess(SandboxerAccess):
-    """The real one, but for clients that do not wait long: seconds for a snapshot, else."""
+class PatientAccess(SandboxerAccess):
+    """The real one, but for what its clients wait: seconds for a snapshot, else."""
 
-    create_s = CREATE_S
-    call_s = CREATE_S
+    create_s = 40.0
+    call_s = 40.0
 
     def __init__(self, node: KuasarNode) -> None:
-        super().__init__(settings_of(node), probe_s=CREATE_S, settle_s=0.0)
+        super().__init__(settings_of(node), probe_s=self.call_s, settle_s=0.0)
         self._node = node
 
     def _build(self, form: Form) -> KuasarClient:
         assert form is self._node.form
         return self._node.client(create_s=self.create_s, call_s=self.call_s)
+
+
+class HastyAccess(PatientAccess):
+    """For a sandboxer that does not answer."""
+
+    create_s = CREATE_S
+    call_s = CREATE_S
 
 
 MakeAccess = Callable[[KuasarNode], SandboxerAccess]
@@ -63,7 +70,7 @@ class KuasarWorld:
         directory: Path,
         form: Form,
         config: Config | None = None,
-        make_access: MakeAccess = HastyAccess,
+        make_access: MakeAccess = PatientAccess,
     ) -> None:
         self.node = KuasarNode(directory, form, config)
         self._make_access = make_access
@@ -162,7 +169,7 @@ async def kuasar_world(
     directory: Path,
     form: Form,
     config: Config | None = None,
-    make_access: MakeAccess = HastyAccess,
+    make_access: MakeAccess = PatientAccess,
 ) -> AsyncIterator[KuasarWorld]:
     """One whose sandboxer serves, is known and settled; at the end no create is under way."""
     world = KuasarWorld(directory, form, config, make_access)

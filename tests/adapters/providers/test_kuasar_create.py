@@ -58,8 +58,9 @@ async def test_an_order_is_on_record_before_it_is_given_and_its_outcome_after(
 
 @pytest.mark.parametrize("fault", ["drop", "truncate", "hang", "twice", b"nonsense\n"], ids=repr)
 async def test_one_that_was_made_although_its_reply_was_not_heard_is_found(
-    world: KuasarWorld, fault: Fault
+    hasty_world: KuasarWorld, fault: Fault
 ) -> None:
+    world = hasty_world
     world.fail(None, fault)
     assert (await world.driver.create(world.request())).is_ready
     assert world.sandboxer.created[KEY] == len(world.templates()) == 1

@@ -121,8 +121,8 @@ async def test_what_may_come_late_keeps_its_record_so_that_somebody_removes_it(
     assert world.templates() == []
 
 
-async def test_a_removal_that_is_cancelled_is_gone_on_with(told_world: KuasarWorld) -> None:
-    world = told_world
+async def test_a_removal_that_is_cancelled_is_gone_on_with(hasty_world: KuasarWorld) -> None:
+    world = hasty_world
     await world.driver.create(world.request())
     world.fail(None, "hang")
     removing = asyncio.create_task(world.driver.delete(KEY))

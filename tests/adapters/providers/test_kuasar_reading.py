@@ -147,7 +147,8 @@ async def test_a_ledger_that_cannot_be_read_is_an_error(world: KuasarWorld) -> N
 
 
 @pytest.mark.parametrize("fault", ["lose", "truncate", b"nonsense\n", Delay(60.0)], ids=repr)
-async def test_what_cannot_be_told_is_an_error(world: KuasarWorld, fault: Fault) -> None:
+async def test_what_cannot_be_told_is_an_error(hasty_world: KuasarWorld, fault: Fault) -> None:
+    world = hasty_world
     await world.driver.create(world.request())
     asks: list[Callable[[], Awaitable[object]]] = [
         lambda: world.driver.inspect(KEY),

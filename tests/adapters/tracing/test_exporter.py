@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from agentd.tracing import Exporter, Span, new_context
+from agentd.tracing import exporter as exporter_module
 from tests.adapters.tracing.collector import otlp_receiver
 from tests.kube import ports
 
@@ -98,7 +99,10 @@ async def test_a_collector_that_comes_back_gets_what_is_new() -> None:
     assert said.dropped("unsent") == 1
 
 
-async def test_a_collector_that_hangs_holds_up_neither_offers_nor_the_end() -> None:
+async def test_a_collector_that_hangs_holds_up_neither_offers_nor_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(exporter_module, "_LAST_S", 0.5)
     said = Said()
     async with otlp_receiver() as receiver:
         receiver.goes_on.clear()

@@ -36,7 +36,7 @@ from agentd.warmfork.services import (
 )
 from agentd.warmfork.verdict import Finding, HostKnowledge, judge_contamination
 from agentd.wire import api
-from agentd.wire.guest import ExecuteRequest
+from agentd.wire.guest import ExecuteRequest, Stdout
 
 PROGRAM = Path(__file__).parents[1] / "guest" / "runtime_process.py"
 ROOT = Path(__file__).parents[3]
@@ -136,9 +136,13 @@ async def session(start: Start) -> AsyncIterator[GuestChannel]:
         yield channel
 
 
-async def _run(channel: GuestChannel, code: str, **changes: Any) -> api.Execution:
+def _request(code: str, **changes: Any) -> ExecuteRequest:
     members = {"timeout_s": 30.0, "max_output_bytes": 1 << 20, "max_result_bytes": 10 << 20}
-    request = ExecuteRequest(execution_id="e1", code=code, **{**members, **changes})
+    return ExecuteRequest(execution_id="e1", code=code, **{**members, **changes})
+
+
+async def _run(channel: GuestChannel, code: str, **changes: Any) -> api.Execution:
+    request = _request(code, **changes)
     async with asyncio.timeout(45), execute(channel, request) as events:
         return await collect_execution(request, events)
 
@@ -209,10 +213,11 @@ async def test_long_output_passes_the_windows(session: GuestChannel) -> None:
 
 
 async def test_execution_can_be_interrupted(session: GuestChannel) -> None:
-    running = asyncio.create_task(_run(session, "import time\nprint('go')\ntime.sleep(60)"))
-    await asyncio.sleep(0.5)
-    await interrupt(session, deadline_s=10)
-    assert (await running).status == "interrupted"
+    request = _request("import time\nprint('go', flush=True)\ntime.sleep(60)", timeout_s=50)
+    async with execute(session, request) as events:
+        assert await anext(events) == Stdout(text="go\n")
+        await interrupt(session, deadline_s=30)
+        assert (await collect_execution(request, events)).status == "interrupted"
 
 
 async def test_interpreter_that_exits_is_replaced(session: GuestChannel) -> None:

@@ -290,13 +290,17 @@ async def test_dead_peer_ends_the_channel(
 async def test_whole_stream_can_still_be_read_after_the_peer_died(
     guest: FakeGuest, channel: GuestChannel
 ) -> None:
+    is_written = asyncio.Event()
+
     async def answer(stream: FakeStream) -> None:
         await stream.send_message({"a": 1})
         stream.close()
+        await guest.drain()
+        is_written.set()
 
     guest.services["answer"] = answer
     async with await channel.open("answer") as stream:
-        await asyncio.sleep(0.02)
+        await is_written.wait()
         guest.hang_up()
         await channel.closed
         assert json.loads(await stream.read_message() or b"") == {"a": 1}

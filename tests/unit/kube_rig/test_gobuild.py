@@ -155,12 +155,17 @@ def test_a_build_that_hangs_is_killed_with_its_children(tmp_path: Path) -> None:
 
 def test_one_who_waits_is_told_how_far_it_is(tmp_path: Path) -> None:
     told: list[str] = []
+
+    def tell(line: str) -> None:
+        told.append(line)
+        (tmp_path / "told").touch()
+
     run_with_progress(
-        ["sh", "-c", "echo example.test/one; sleep 1"],
+        ["sh", "-c", "echo example.test/one; until [ -e told ]; do sleep 0.05; done"],
         cwd=tmp_path,
         log=tmp_path / "log",
         step="one: go build",
-        tell=told.append,
+        tell=tell,
         progress_s=0.3,
     )
     assert told[-1].startswith("one: go build: ")
