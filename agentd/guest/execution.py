@@ -117,7 +117,7 @@ class Runner:
         return {"status": "ok", "detail": ""}
 
     def _begin(self) -> None:
-        """Tell whoever may interrupt; an interrupt that comes at once waits until it has an effect."""
+        """Tell whoever may interrupt; one that comes at once waits until it has an effect."""
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         self._emit({"type": "begun"})
         self._is_interruptible = True
