@@ -43,14 +43,7 @@ async def run_merge(merge: Merge, binary: Path, *, deadline_s: float = MERGE_S) 
     Raises: PeerError with the program's words if it refuses; TransientError at the deadline;
     OSError if it cannot be started. Cancellation, the deadline: kill it; there is no working set.
     """
-    process = await asyncio.create_subprocess_exec(
-        *merge.argv(binary),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=_ENVIRONMENT,
-        cwd="/",
-    )
+    process = await _start(merge.argv(binary))
     try:
         async with asyncio.timeout(deadline_s):
             out, err = await process.communicate()
@@ -60,6 +53,26 @@ async def run_merge(merge: Merge, binary: Path, *, deadline_s: float = MERGE_S) 
     finally:
         await _end(process)
     return _report(merge, process.returncode, out, err.decode(errors="replace").strip())
+
+
+async def _start(argv: Sequence[str]) -> asyncio.subprocess.Process:
+    """Cancellation: what has been started by then is ended first."""
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
+            *argv,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=_ENVIRONMENT,
+            cwd="/",
+        )
+    )
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        with contextlib.suppress(OSError):
+            await _end(await starting)
+        raise
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -194,6 +195,24 @@ async def test_a_stop_during_a_merge_ends_the_program_and_keeps_the_records(rig:
     await rig.sets.close()
     assert len(list(rig.source.pages.iterdir())) == 3
     assert "working_set.failed" not in rig.events
+
+
+async def test_a_stop_while_the_program_is_being_started_ends_it(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, is_started = asyncio.create_subprocess_exec, asyncio.Event()
+
+    async def start_late(*words: Any, **options: Any) -> asyncio.subprocess.Process:
+        process = await start(*words, **options)
+        is_started.set()
+        await asyncio.sleep(0.1)
+        return process
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", start_late)
+    rig.program("exec sleep 600")
+    await rig.record("s-1", "s-2", "s-3")
+    await is_started.wait()
+    await rig.sets.close()
 
 
 async def test_a_template_that_is_gone_costs_its_fork_nothing_but_speed(rig: Rig) -> None:
