@@ -128,8 +128,12 @@ def test_broken_peer_fails_the_fork_at_once(
 def test_silent_peer_is_bound_by_the_deadline(
     standin: Standin, fault: str, code: ErrorCode, stage: native.ForkStage
 ) -> None:
-    with standin.request(fault) as request, pytest.raises(native.ForkError) as caught:
-        fork(request, SHORT_S)
+    # A machine that stalls may not let it come as far as it is to be silent.
+    for seconds in (SHORT_S, 3.0, 20.0):
+        with standin.request(fault) as request, pytest.raises(native.ForkError) as caught:
+            fork(request, seconds)
+        if caught.value.stage is stage:
+            break
     assert (caught.value.code, caught.value.stage) == (code, stage), caught.value
 
 

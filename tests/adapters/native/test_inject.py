@@ -15,7 +15,7 @@ from agentd.native import InjectPhase, InjectResult, InjectStatus
 from tests.adapters.native.guests import CAPABILITIES, Behaviour, Guest, frame, guests, honest
 
 LONG_S = 20.0
-SHORT_S = 0.2
+SHORT_S = 2.0
 PREPARE = json.dumps(
     {"type": "PREPARE", "task_id": "t", "context": "", "env_overrides": {}}
 ).encode()
@@ -207,15 +207,15 @@ def test_largest_message_is_accepted() -> None:
 
 def test_cancel_fd_cancels_those_that_are_ready() -> None:
     cancel_fd = os.eventfd(0, os.EFD_CLOEXEC)
+    timer = threading.Timer(1.0, os.eventfd_write, (cancel_fd, 1))
 
     def ready(guest: Guest) -> None:
         guest.say(CAPABILITIES)
         guest.hear()
         guest.say({"type": "READY"})
+        timer.start()
         guest.hear_all()
 
-    timer = threading.Timer(0.1, os.eventfd_write, (cancel_fd, 1))
-    timer.start()
     try:
         results, heard = run([ready, silent], cancel_fd=cancel_fd)
     finally:

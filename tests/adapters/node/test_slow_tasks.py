@@ -98,7 +98,7 @@ async def test_a_provider_that_does_not_say_what_it_can_do_can_do_nothing_now(
         world.task(snapshot)
         status = await world.until_task("Creating")
         assert "cannot Fork here now" in status["message"]
-        assert "SnapshotModeNotSupported" in world.events()
+        await world.until(lambda: "SnapshotModeNotSupported" in world.events())
 
 
 async def test_defect_63_what_the_driver_made_is_looked_at_before_it_is_reported(

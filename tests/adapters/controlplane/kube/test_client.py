@@ -284,7 +284,7 @@ async def test_events_before_an_error_are_delivered(server: WireServer, client: 
 
 async def test_a_silent_watch_is_taken_for_dead(server: WireServer, tmp_path: Path) -> None:
     server.answer = streams(_line("ADDED", POD), then="hang")
-    async with await _open(_config(tmp_path / "config", server.url), silence_s=0.1) as client:
+    async with await _open(_config(tmp_path / "config", server.url), silence_s=2.0) as client:
         assert len(await _collect(client)) == 1
 
 

@@ -17,7 +17,7 @@ from controlplane.store.store import ArtifactStore
 from tests.fakes.store import FakeStore, MemoryStore
 from tests.kube.redisd import RedisServer
 
-LIMITS = RedisLimits(connect_s=2.0, call_s=10.0, connections=4)
+LIMITS = RedisLimits(connect_s=20.0, call_s=10.0, connections=4)
 
 
 class Backend(Protocol):

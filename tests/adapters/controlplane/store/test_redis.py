@@ -20,7 +20,7 @@ from controlplane.store.redis import RedisStore
 from tests.adapters.controlplane.store.samples import KEY, manifest
 from tests.kube.redisd import RedisServer
 
-LIMITS = RedisLimits(connect_s=2.0, call_s=10.0, connections=4)
+LIMITS = RedisLimits(connect_s=20.0, call_s=10.0, connections=4)
 HASTY = RedisLimits(connect_s=0.2, call_s=0.2, connections=4)
 
 
@@ -69,8 +69,9 @@ async def test_a_killed_server_is_unavailable_then_back(server: RedisServer) -> 
 async def test_a_server_killed_amid_calls_breaks_no_promise(server: RedisServer) -> None:
     async with opened(server.url) as store:
         await store.delete(KEY)
+        version = await store.put(KEY, manifest(1), None)
         killer = asyncio.get_running_loop().call_later(0.05, server.kill)
-        last = await _count_writes(store)
+        last = await _count_writes(store, version)
         killer.cancel()
         server.restart()
         stored = await store.get(KEY)
@@ -238,10 +239,9 @@ async def test_a_database_in_the_address_is_used(server: RedisServer, admin: red
     assert admin.get(str(KEY)) is None
 
 
-async def _count_writes(store: RedisStore) -> int:
-    """Write until that fails; how many writes were acknowledged."""
-    version = None
-    for seq in itertools.count(1):
+async def _count_writes(store: RedisStore, version: str) -> int:
+    """Write after the first until that fails; how many writes were acknowledged."""
+    for seq in itertools.count(2):
         try:
             version = await store.put(KEY, manifest(seq), version)
         except UnavailableError:

@@ -113,8 +113,10 @@ async def test_a_file_locked_by_another_is_unavailable(tmp_path: Path) -> None:
 
 async def test_a_call_that_takes_too_long_is_unavailable(tmp_path: Path) -> None:
     path = tmp_path / "m.db"
+    first = SqliteStore(path)
+    version = await first.put(KEY, manifest(), None)
+    await first.close()
     store = SqliteStore(path, call_s=0.1)
-    version = await store.put(KEY, manifest(), None)
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     with pytest.raises(UnavailableError, match="in time"):

@@ -23,7 +23,7 @@ from tests.kube.pki import Authority
 from tests.kube.process import Server, Spawner
 from tests.kube.redisd import RedisServer, named
 
-LIMITS = RedisLimits(connect_s=2.0, call_s=10.0, connections=4)
+LIMITS = RedisLimits(connect_s=20.0, call_s=10.0, connections=4)
 PASSWORD = "secret"
 KEYS = [OwnerKey("team", f"s{number}", "u") for number in range(50)]
 
@@ -130,6 +130,8 @@ async def test_sentinels_lead_to_the_primary_also_after_it_died(
             version = await store.put(KEY, manifest(), None)
             await _until(lambda: _holds(replica, version))
             await _until(lambda: _knows_replica(port))
+            with redis.Redis(port=port) as sentinel:
+                sentinel.sentinel_set("main", "down-after-milliseconds", 500)
             primary.kill()
             while True:
                 try:
@@ -157,7 +159,7 @@ class Sentinel:
             f"bind 127.0.0.1\nport {self._port}\ndir {self._directory}\n"
             f"sentinel monitor main 127.0.0.1 {primary} 1\n"
             f"sentinel auth-pass main {PASSWORD}\n"
-            "sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 3000\n"
+            "sentinel down-after-milliseconds main 60000\nsentinel failover-timeout main 3000\n"
         )
         program = named(find_program("redis"), self._directory)
         argv = [str(program), str(settings), "--sentinel"]
