@@ -105,9 +105,10 @@ void journal_close(struct journal *journal);
 /* Remove the file of machine @vm. Returns 0 or a negative errno. */
 int journal_remove(int directory_fd, const char *vm);
 
+/* Other threads may mark pages meanwhile, by journal_mark_together(). */
 static inline bool journal_has(const uint64_t *bits, uint64_t page)
 {
-        return (bits[page / 64] >> (page % 64)) & 1;
+        return (__atomic_load_n(&bits[page / 64], __ATOMIC_RELAXED) >> (page % 64)) & 1;
 }
 
 /* Every store to the journal is one a successor may read: none may be put off or reordered. */

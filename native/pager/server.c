@@ -56,7 +56,7 @@ int server_open(struct server *server, const struct server_settings *settings, c
         *ret_why = "no memory or descriptors";
         r = loop_open(&server->loop);
         r = r ? r : reader_open(&server->reader, &server->loop, settings->readers);
-        r = r ? r : crew_open(&server->crew, crew_size());
+        r = r ? r : crew_open(&server->crew, &server->loop, crew_size());
         if (r)
                 return r;
         server->templates.reader = &server->reader;

@@ -179,6 +179,7 @@ void vm_free(struct vm *vm, bool is_forgotten)
         struct loop *loop = vm->host->loop;
 
         vm->is_over = vm->is_stopping = true;
+        vm_drop_plan(vm);
         loop_remove(loop, &vm->uffd);
         loop_remove(loop, &vm->process);
         loop_idle(loop, &vm->installer);

@@ -65,10 +65,12 @@ struct vm {
         struct journal journal;
         struct template *template;
         uint64_t *first_page; /* for each region; owned */
-        struct parked *parked; /* faults the kernel could not serve yet; owned */
+        struct parked *parked; /* faults that could not be served yet; owned */
         size_t n_parked, parked_capacity;
         unsigned n_jobs; /* under way in the reader */
         uint64_t around_left; /* pages that may still be copied unasked for around faults */
+        struct plan *plan; /* what the crew helps to install; owned; NULL: nothing */
+        bool is_planned; /* there is one, or was */
         bool is_ready, is_stopping, is_over, is_free;
         char reason[VM_REASON_BYTES];
         struct touch *touches; /* what the guest asked for, in order, while it is recorded; owned */

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "deadline.h"
+#include "kill_point.h"
 #include "uffd.h"
 
 #define PARKED_MAX 4096 /* each is a thread of the monitor that waits */
@@ -134,8 +135,6 @@ static void served(struct vm *vm, const struct parked *fault)
         counters->stalls += late_us > STALL_US;
 }
 
-static void park(struct vm *vm, const struct parked *fault);
-
 static void cold_done(struct job *job)
 {
         struct cold_fault *cold = container_of(job, struct cold_fault, job);
@@ -187,32 +186,6 @@ static bool is_cold(const struct vm *vm, const struct place *place)
         return false;
 }
 
-/* Serve one fault. @may_be_cold: false when a reader has just brought the page. */
-void vm_serve(struct vm *vm, const struct parked *fault, bool may_be_cold)
-{
-        bool is_write = fault->flags & (UFFD_PAGEFAULT_FLAG_WRITE | UFFD_PAGEFAULT_FLAG_WP);
-        enum content content;
-        struct place place;
-        int verdict;
-
-        if (!vm_find_place(vm, fault->address, &place)) {
-                vm_stop(vm, "it asked for memory that it did not hand over");
-                return;
-        }
-        content = vm_content(vm, &place);
-        if (content == CONTENT_DATA && may_be_cold && is_cold(vm, &place)) {
-                read_first(vm, &place, fault);
-                return;
-        }
-        verdict = vm_classify(vm, fill_around(vm, &place, content, is_write));
-        if (verdict > 0)
-                park(vm, fault);
-        else if (verdict == 0) {
-                vm_record(vm, &place, is_write);
-                served(vm, fault);
-        }
-}
-
 static void park(struct vm *vm, const struct parked *fault)
 {
         if (vm->n_parked == PARKED_MAX ||
@@ -227,7 +200,43 @@ static void park(struct vm *vm, const struct parked *fault)
                 loop_set(vm->host->loop, &vm->retry, now_ns() + RETRY_NS);
 }
 
-/* Try those again that the kernel refused while the address space was changing. */
+/* Serve one fault. @may_be_cold: false when a reader has just brought the page. */
+void vm_serve(struct vm *vm, const struct parked *fault, bool may_be_cold)
+{
+        bool is_write = fault->flags & (UFFD_PAGEFAULT_FLAG_WRITE | UFFD_PAGEFAULT_FLAG_WP);
+        enum content content;
+        struct place place;
+        int verdict;
+
+        if (!vm_find_place(vm, fault->address, &place)) {
+                vm_stop(vm, "it asked for memory that it did not hand over");
+                return;
+        }
+        content = vm_content(vm, &place);
+        if (content == CONTENT_DATA && journal_has(vm->journal.installed, place.page)) {
+                /* It came while the fault waited to be read. Its image may be on a disk only: nothing is copied. */
+                kill_point(KILL_WAKE);
+                uffd_wake(vm->uffd.fd, place.address, place.region->page_bytes);
+                served(vm, fault);
+                return;
+        }
+        if (content == CONTENT_DATA && may_be_cold && is_cold(vm, &place)) {
+                if (vm_comes_soon(vm, place.image_page))
+                        park(vm, fault);
+                else
+                        read_first(vm, &place, fault);
+                return;
+        }
+        verdict = vm_classify(vm, fill_around(vm, &place, content, is_write));
+        if (verdict > 0)
+                park(vm, fault);
+        else if (verdict == 0) {
+                vm_record(vm, &place, is_write);
+                served(vm, fault);
+        }
+}
+
+/* Try those again that could not be served then. */
 void vm_retry_parked(struct vm *vm)
 {
         struct parked *faults = vm->parked;

@@ -104,8 +104,10 @@ static int read_events(struct vm *vm)
 void vm_events_ready(struct source *source, uint32_t events)
 {
         struct vm *vm = container_of(source, struct vm, uffd);
+        uint64_t removed = vm_head(vm)->counters.removed;
         int n = JOURNAL_RING;
 
+        vm_pause_plan(vm); /* which was made for the memory as it is before what is read now */
         if (events & EPOLLERR) {
                 vm_stop(vm, "its userfaultfd was made to block whoever reads it");
                 return;
@@ -123,6 +125,10 @@ void vm_events_ready(struct source *source, uint32_t events)
         }
         if (vm->n_parked && !vm->is_stopping)
                 vm_retry_parked(vm);
+        if (vm_head(vm)->counters.removed == removed)
+                vm_resume_plan(vm);
+        else
+                vm_drop_plan(vm);
         vm_check_image(vm);
         loop_linger(vm->host->loop);
 }

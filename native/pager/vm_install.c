@@ -2,12 +2,14 @@
 #include "vm_internal.h"
 
 #include <errno.h>
+#include <stdlib.h>
 
 #include "deadline.h"
 
-#define INSTALL_PAGES 64 /* of each thread, between two looks at who waits */
+#define INSTALL_PAGES 64 /* between two looks at who waits */
 #define FILL_PAGES 32 /* at most in one go, so that threads finish together */
 #define FILLS_MAX 256
+#define SOON_PAGES 256 /* read and installed in the time that one page takes which is asked for by itself */
 #define RETRY_NS INT64_C(1000000)
 
 void vm_make_ready(struct vm *vm)
@@ -78,13 +80,13 @@ static uint64_t stretch(const struct vm *vm, const struct span *span, uint64_t a
         return n;
 }
 
-/* What is installed between two looks at who waits. */
+/* Runs of the working set to install, as fills. */
 struct batch {
         struct vm *vm;
         size_t n_runs; /* that are done with it */
         uint64_t pages;
-        size_t n_fills;
-        struct fill fills[FILLS_MAX];
+        size_t n_fills, capacity;
+        struct fill *fills;
 };
 
 /* Add what is missing of @span. Returns false if there is no room for all of it; the rest comes with a later batch,
@@ -94,7 +96,7 @@ static bool add_span(struct batch *batch, const struct span *span)
         for (uint64_t at = 0, n; at < span->pages; at += n ? n : 1) {
                 struct fill *fill = &batch->fills[batch->n_fills];
 
-                if (batch->n_fills == FILLS_MAX)
+                if (batch->n_fills == batch->capacity)
                         return false;
                 n = stretch(batch->vm, span, at, &fill->place);
                 if (n == 0)
@@ -124,20 +126,11 @@ static void gather(struct batch *batch, uint64_t pages, size_t limit)
         }
 }
 
-static void fill_one(void *data, size_t i)
+/* Returns how many pages came, or the first error. */
+static int64_t count_fills(const struct batch *batch)
 {
-        struct batch *batch = data;
-
-        vm_fill_pages(batch->vm, &batch->fills[i]);
-}
-
-/* Returns how many pages came, or the first error; then the runs count as missing still. */
-static int64_t install(struct batch *batch, struct crew *crew)
-{
-        struct crew_work work = {.piece = fill_one, .data = batch, .count = batch->n_fills};
         int64_t installed = 0, error = 0;
 
-        crew_do(crew, &work);
         for (size_t i = 0; i < batch->n_fills; i++) {
                 int64_t r = vm_count(batch->vm, &batch->fills[i]);
 
@@ -145,10 +138,7 @@ static int64_t install(struct batch *batch, struct crew *crew)
                 installed += (int64_t)batch->fills[i].filled;
         }
         vm_head(batch->vm)->counters.prefetched += (uint64_t)installed;
-        if (error)
-                return error;
-        vm_head(batch->vm)->next_run += batch->n_runs;
-        return installed;
+        return error ? error : installed;
 }
 
 bool vm_is_installing(const struct vm *vm)
@@ -175,24 +165,9 @@ static bool has_content(struct vm *vm)
         return false;
 }
 
-/* The guest does not run yet: its processors are free. */
-static struct crew *helpers(const struct vm *vm)
+/* Returns whether there is more to install just now. @r: of count_fills(). */
+static bool installed(struct vm *vm, int64_t r)
 {
-        return vm->is_ready ? NULL : vm->host->crew;
-}
-
-bool vm_install_some(struct idler *idler)
-{
-        struct vm *vm = container_of(idler, struct vm, installer);
-        struct crew *crew = helpers(vm);
-        struct batch batch = {.vm = vm};
-        int64_t r;
-
-        if (vm_is_installing(vm) && !has_content(vm))
-                return false;
-        gather(&batch, INSTALL_PAGES * (1 + crew_helpers(crew)),
-               template_warming(vm->template, vm_head(vm)->from_data)->ready_runs);
-        r = install(&batch, crew);
         if (r == -EAGAIN) {
                 loop_set(vm->host->loop, &vm->retry, now_ns() + RETRY_NS);
                 return false;
@@ -203,6 +178,167 @@ bool vm_install_some(struct idler *idler)
         if (vm_is_installing(vm))
                 return !vm->is_stopping;
         vm_make_ready(vm);
+        return false;
+}
+
+/* -- with the crew, before the guest runs ---------------------------------------------------------- */
+
+/* All that is missing, planned at once: the guest does not run yet, so its processors are free. */
+struct plan {
+        struct crew_work work; /* a piece for each fill */
+        struct batch batch;
+        struct fill fills[];
+};
+
+static void fill_one(struct crew_work *work, size_t i)
+{
+        struct plan *plan = container_of(work, struct plan, work);
+
+        vm_fill_pages(plan->batch.vm, &plan->fills[i]);
+}
+
+static void plan_done(struct crew_work *work);
+
+static struct plan *make_plan(struct vm *vm)
+{
+        const struct working_set *set = &vm->template->set;
+        size_t capacity = set->n_runs - vm_head(vm)->next_run + set->n_pages / FILL_PAGES + 1;
+        struct plan *plan = calloc(1, sizeof(*plan) + capacity * sizeof(*plan->fills));
+
+        if (!plan)
+                return NULL;
+        plan->batch = (struct batch){.vm = vm, .capacity = capacity, .fills = plan->fills};
+        gather(&plan->batch, UINT64_MAX, set->n_runs);
+        plan->work = (struct crew_work){.piece = fill_one, .done = plan_done, .end = plan->batch.n_fills};
+        return plan;
+}
+
+/* Plan once, where all content is in memory and somebody can help. What is left of a plan that was dropped is
+ * installed alone. */
+static void begin_plan(struct vm *vm)
+{
+        const struct warming *warming = template_warming(vm->template, vm_head(vm)->from_data);
+
+        if (vm->is_ready || vm->is_planned || !crew_helps(vm->host->crew) || !vm_is_installing(vm) ||
+            warming->ready_runs < vm->template->set.n_runs)
+                return;
+        vm->is_planned = true;
+        vm->plan = make_plan(vm);
+        if (vm->plan)
+                crew_offer(vm->host->crew, &vm->plan->work);
+}
+
+/* Nobody works on it any more. Returns as count_fills(). */
+static int64_t end_plan(struct vm *vm)
+{
+        struct plan *plan = vm->plan;
+        bool is_done = plan->work.first == plan->work.end;
+        int64_t r = count_fills(&plan->batch); /* those that nobody began filled nothing */
+
+        if (r >= 0 && is_done)
+                vm_head(vm)->next_run += plan->batch.n_runs;
+        vm->plan = NULL;
+        free(plan);
+        return r;
+}
+
+/* The last pieces were others'. */
+static void plan_done(struct crew_work *work)
+{
+        struct vm *vm = container_of(work, struct plan, work)->batch.vm;
+
+        if (installed(vm, end_plan(vm)))
+                vm_install_more(vm);
+}
+
+static bool do_some_of_plan(struct vm *vm)
+{
+        struct plan *plan = vm->plan;
+
+        for (uint64_t pages = 0; pages < INSTALL_PAGES;) {
+                size_t i;
+
+                switch (crew_take(vm->host->crew, &plan->work, &i)) {
+                case CREW_PIECE:
+                        fill_one(&plan->work, i);
+                        pages += plan->fills[i].pages;
+                        break;
+                case CREW_AWAITED:
+                        loop_linger(vm->host->loop);
+                        return false;
+                case CREW_DONE:
+                        return installed(vm, end_plan(vm));
+                }
+        }
+        vm_check_image(vm);
+        return !vm->is_stopping;
+}
+
+void vm_pause_plan(struct vm *vm)
+{
+        if (vm->plan)
+                crew_take_back(vm->host->crew, &vm->plan->work);
+}
+
+void vm_resume_plan(struct vm *vm)
+{
+        if (!vm->plan || vm->is_stopping)
+                return;
+        crew_offer(vm->host->crew, &vm->plan->work);
+        vm_install_more(vm);
+}
+
+void vm_drop_plan(struct vm *vm)
+{
+        if (!vm->plan)
+                return;
+        vm_pause_plan(vm);
+        end_plan(vm);
+        vm_install_more(vm);
+}
+
+/* -- alone ----------------------------------------------------------------------------------------- */
+
+static bool install_alone(struct vm *vm)
+{
+        struct fill fills[FILLS_MAX];
+        struct batch batch = {.vm = vm, .capacity = FILLS_MAX, .fills = fills};
+        int64_t r;
+
+        gather(&batch, INSTALL_PAGES, template_warming(vm->template, vm_head(vm)->from_data)->ready_runs);
+        for (size_t i = 0; i < batch.n_fills; i++)
+                vm_fill_pages(vm, &fills[i]);
+        r = count_fills(&batch);
+        if (r >= 0)
+                vm_head(vm)->next_run += batch.n_runs;
+        return installed(vm, r);
+}
+
+bool vm_install_some(struct idler *idler)
+{
+        struct vm *vm = container_of(idler, struct vm, installer);
+
+        if (vm_is_installing(vm) && !has_content(vm))
+                return false;
+        if (!vm->plan)
+                begin_plan(vm);
+        return vm->plan ? do_some_of_plan(vm) : install_alone(vm);
+}
+
+bool vm_comes_soon(const struct vm *vm, uint64_t image_page)
+{
+        const struct working_set *set = &vm->template->set;
+        uint64_t pages = 0;
+
+        if (!vm_is_installing(vm) || !template_has(vm->template, image_page))
+                return false;
+        for (size_t i = vm_head(vm)->next_run; i < set->n_runs && pages < SOON_PAGES; i++) {
+                const struct run *run = &set->runs[i];
+
+                if (image_page - run->page < run->pages)
+                        return true;
+                pages += run->pages;
+        }
         return false;
 }
 

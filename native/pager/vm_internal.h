@@ -65,7 +65,8 @@ int64_t vm_fill(struct vm *vm, struct fill fill);
 /* Serve one fault. @may_be_cold: false when a reader has just brought the page. */
 void vm_serve(struct vm *vm, const struct parked *fault, bool may_be_cold);
 
-/* Try those again that the kernel refused while the address space was changing. */
+/* Try those again that the kernel refused while the address space was changing, and those that waited for what comes
+ * soon. */
 void vm_retry_parked(struct vm *vm);
 
 /* -- vm_events.c ----------------------------------------------------------------------------------- */
@@ -82,6 +83,19 @@ void vm_events_ready(struct source *source, uint32_t events);
 
 bool vm_install_some(struct idler *idler);
 void vm_install_more(struct vm *vm);
+
+/* Whether page @image_page is installed so soon, unasked, that to read it by itself would take longer. */
+bool vm_comes_soon(const struct vm *vm, uint64_t image_page);
+
+/* Have the crew begin nothing more for this machine, and wait for what it has begun. */
+void vm_pause_plan(struct vm *vm);
+
+/* Go on with what was paused. */
+void vm_resume_plan(struct vm *vm);
+
+/* Forget it; what is missing is installed all the same. */
+void vm_drop_plan(struct vm *vm);
+
 void vm_warmed(struct warm_waiter *waiter);
 void vm_retry_due(struct timer *timer);
 void vm_make_ready(struct vm *vm);

@@ -115,7 +115,7 @@ async def test_a_monitor_that_listens_later_is_waited_for(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("says", "problem"),
-    [(None, "hung up: nobody listens in the guest"), 
+    [(None, "hung up: nobody listens in the guest"),
      (60.0, "asked and has not answered|no answer in 0.25 s"),
      (b"OK", "asked and has not answered|no answer in")],
     ids=["refusing", "silent", "half_a_line"],
