@@ -31,6 +31,7 @@ struct crew_work {
 struct crew {
         struct source source; /* an eventfd: the last pieces of a work that is awaited are done */
         struct loop *loop;
+        struct lookout lookout; /* for that */
         pthread_t threads[CREW_MAX];
         unsigned n_threads;
         pthread_mutex_t mutex;

@@ -6,9 +6,9 @@
 #include "deadline.h"
 #include "fdutil.h"
 
-#define LINGER_NS 120000 /* most faults of a guest that just resumed are nearer to each other */
-#define LINGER_DOUBT_MAX 8 /* one in 256 is tried then */
-#define LINGER_VAIN 2 /* as many successes are needed for each look-out in vain */
+#define LOOKOUT_NS 120000 /* most faults of a guest that just resumed are nearer to each other */
+#define LOOKOUT_DOUBT_MAX 8 /* one in 256 is tried then */
+#define LOOKOUT_VAIN 2 /* as many successes are needed for each look-out in vain */
 #define NS_PER_MS INT64_C(1000000)
 
 int loop_open(struct loop *ret_loop)
@@ -167,25 +167,34 @@ static void tell(struct loop *loop)
         loop->n_round = 0;
 }
 
-/* Returns whether it is worth the processor's time to look out for more now. */
-static bool may_linger(struct loop *loop)
+/* Returns for whom it is worth the processor's time to look out now, or NULL. */
+static struct lookout *take_lookout(struct loop *loop)
 {
-        bool is_asked = loop->is_lingering && !loop->idlers;
+        struct lookout *lookout = loop->idlers ? NULL : loop->lookout;
 
-        loop->is_lingering = false;
-        if (!is_asked)
-                return false;
-        if (loop->linger_skips == 0)
-                return true;
-        loop->linger_skips--;
-        return false;
+        loop->lookout = NULL;
+        if (!lookout || lookout->skips == 0)
+                return lookout;
+        lookout->skips--;
+        return NULL;
+}
+
+static void learn(struct lookout *lookout, bool was_in_vain)
+{
+        if (was_in_vain)
+                lookout->doubt += LOOKOUT_VAIN;
+        else if (lookout->doubt > 0)
+                lookout->doubt--;
+        if (lookout->doubt > LOOKOUT_DOUBT_MAX)
+                lookout->doubt = LOOKOUT_DOUBT_MAX;
+        lookout->skips = (1U << lookout->doubt) - 1;
 }
 
 /* Returns as epoll_wait(2): 0 if nothing came soon. What is there already says nothing of the worth of looking out: on
  * one processor the guest has asked before we were back. */
-static int linger(struct loop *loop)
+static int look_out(struct loop *loop, struct lookout *lookout)
 {
-        int64_t until = now_ns() + LINGER_NS;
+        int64_t until = now_ns() + LOOKOUT_NS;
         int n = epoll_wait(loop->epoll_fd, loop->round, LOOP_ROUND, 0);
 
         if (n)
@@ -193,19 +202,14 @@ static int linger(struct loop *loop)
         do {
                 n = epoll_wait(loop->epoll_fd, loop->round, LOOP_ROUND, 0);
         } while (n == 0 && now_ns() < until);
-        if (n == 0)
-                loop->linger_doubt += LINGER_VAIN;
-        else if (loop->linger_doubt > 0)
-                loop->linger_doubt--;
-        if (loop->linger_doubt > LINGER_DOUBT_MAX)
-                loop->linger_doubt = LINGER_DOUBT_MAX;
-        loop->linger_skips = (1U << loop->linger_doubt) - 1;
+        learn(lookout, n == 0);
         return n;
 }
 
 static int await(struct loop *loop)
 {
-        int n = may_linger(loop) ? linger(loop) : 0;
+        struct lookout *lookout = take_lookout(loop);
+        int n = lookout ? look_out(loop, lookout) : 0;
 
         return n ? n : epoll_wait(loop->epoll_fd, loop->round, LOOP_ROUND, quiet_ms(loop));
 }

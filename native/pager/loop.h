@@ -41,11 +41,15 @@ struct grave {
         struct grave *next;
 };
 
+/* How it went to look out for one who may ask again at once; embedded, all zero at first. */
+struct lookout {
+        unsigned doubt, skips; /* how often it was in vain of late; how many times not to, for that */
+};
+
 struct loop {
         int epoll_fd; /* owned */
         bool is_over;
-        bool is_lingering; /* look for more for a moment before sleeping */
-        unsigned linger_doubt, linger_skips; /* how often it was in vain of late; how many times not to, for that */
+        struct lookout *lookout; /* for whom to look out before sleeping; borrowed; NULL: nobody */
         struct idler *idlers; /* first in, first served */
         struct timer *timers; /* by time */
         struct grave *graves;
@@ -72,10 +76,17 @@ void loop_set(struct loop *loop, struct timer *timer, int64_t at_ns);
 void loop_unset(struct loop *loop, struct timer *timer);
 
 /* Whoever was just served may ask again at once: look out for that for some microseconds before the loop sleeps,
- * which saves a wake-up. Where that is in vain it is done ever less. */
-static inline void loop_linger(struct loop *loop)
+ * which saves a wake-up. Where that is in vain it is done ever less. @lookout: of the one who was served. */
+static inline void loop_linger(struct loop *loop, struct lookout *lookout)
 {
-        loop->is_lingering = true;
+        loop->lookout = lookout;
+}
+
+/* Whoever was looked out for is no more. */
+static inline void loop_look_away(struct loop *loop, const struct lookout *lookout)
+{
+        if (loop->lookout == lookout)
+                loop->lookout = NULL;
 }
 
 void loop_later(struct loop *loop, struct grave *grave);

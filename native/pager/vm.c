@@ -180,6 +180,7 @@ void vm_free(struct vm *vm, bool is_forgotten)
 
         vm->is_over = vm->is_stopping = true;
         vm_drop_plan(vm);
+        loop_look_away(loop, &vm->lookout);
         loop_remove(loop, &vm->uffd);
         loop_remove(loop, &vm->process);
         loop_idle(loop, &vm->installer);

@@ -57,6 +57,7 @@ struct parked {
 struct vm {
         struct source uffd, process;
         struct idler installer;
+        struct lookout lookout; /* for its next fault */
         struct timer retry;
         struct warm_waiter warm;
         struct grave grave;

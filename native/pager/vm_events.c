@@ -130,5 +130,5 @@ void vm_events_ready(struct source *source, uint32_t events)
         else
                 vm_drop_plan(vm);
         vm_check_image(vm);
-        loop_linger(vm->host->loop);
+        loop_linger(vm->host->loop, &vm->lookout);
 }

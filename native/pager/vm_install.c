@@ -264,7 +264,7 @@ static bool do_some_of_plan(struct vm *vm)
                         pages += plan->fills[i].pages;
                         break;
                 case CREW_AWAITED:
-                        loop_linger(vm->host->loop);
+                        loop_linger(vm->host->loop, &vm->host->crew->lookout);
                         return false;
                 case CREW_DONE:
                         return installed(vm, end_plan(vm));

@@ -216,6 +216,51 @@ static void test_closing_waits_for_the_jobs_and_tells_of_them(void)
         loop_close(&loop);
 }
 
+/* Sleep once, having looked out for @lookout's owner. */
+static void sleep_after(struct loop *loop, struct lookout *lookout)
+{
+        struct timer timer = {.due = fired};
+        struct probe probe = {.loop = loop, .timer = timer};
+
+        loop->is_over = false;
+        loop_set(loop, &probe.timer, now_ns() + 1000000);
+        loop_linger(loop, lookout);
+        CHECK_EQ(loop_run(loop), 0);
+}
+
+static void test_looking_out_in_vain_is_done_less_for_that_one_only(void)
+{
+        struct lookout vain = {0}, other = {0};
+        struct loop loop;
+
+        CHECK_EQ(loop_open(&loop), 0);
+        sleep_after(&loop, &vain);
+        CHECK_EQ(vain.doubt, 2);
+        CHECK_EQ(vain.skips, 3);
+        for (int i = 0; i < 3; i++)
+                sleep_after(&loop, &vain);
+        CHECK_EQ(vain.doubt, 2);
+        CHECK_EQ(vain.skips, 0);
+        sleep_after(&loop, &vain);
+        CHECK_EQ(vain.doubt, 4);
+        CHECK_EQ(other.doubt, 0);
+        loop_close(&loop);
+}
+
+static void test_who_is_no_more_is_not_looked_out_for(void)
+{
+        struct lookout gone = {0}, other = {0};
+        struct loop loop;
+
+        CHECK_EQ(loop_open(&loop), 0);
+        loop_linger(&loop, &gone);
+        loop_look_away(&loop, &other);
+        CHECK(loop.lookout == &gone);
+        loop_look_away(&loop, &gone);
+        CHECK(loop.lookout == NULL);
+        loop_close(&loop);
+}
+
 int main(void)
 {
         int fds = count_fds();
@@ -226,6 +271,8 @@ int main(void)
         test_a_timer_that_was_unset_is_not_due();
         test_every_job_is_done_once();
         test_closing_waits_for_the_jobs_and_tells_of_them();
+        test_looking_out_in_vain_is_done_less_for_that_one_only();
+        test_who_is_no_more_is_not_looked_out_for();
         CHECK_EQ(count_fds(), fds);
         return 0;
 }
