@@ -21,11 +21,21 @@ static struct template *template_of(struct warming *warming)
                                   : container_of(warming, struct template, image_warming);
 }
 
-static int populate_run(const struct template *template, size_t run)
+/* Bring run @first into memory, with those before @limit that go on where it ends. Returns the run after them, or a
+ * negative errno. */
+static int64_t populate_runs(const struct template *template, size_t first, size_t limit)
 {
-        const struct run *one = &template->set.runs[run];
+        const struct run *runs = template->set.runs;
+        uint64_t page = runs[first].page, pages = runs[first].pages;
+        size_t next = first + 1;
+        int r;
 
-        return one->flags & TOUCH_ZERO ? 0 : image_populate(&template->image, one->page, one->pages);
+        if (runs[first].flags & TOUCH_ZERO)
+                return (int64_t)next;
+        for (; next < limit && runs[next].page == page + pages && !(runs[next].flags & TOUCH_ZERO); next++)
+                pages += runs[next].pages;
+        r = image_populate(&template->image, page, pages);
+        return r ? r : (int64_t)next;
 }
 
 /* Let the disk work on all of it while the beginning is installed. In pieces, because the kernel cuts a call to
@@ -49,8 +59,15 @@ static void warm_some(struct job *job)
                 warming->job_error = working_set_populate(&template->set, from, to - from);
                 return;
         }
-        for (size_t run = warming->ready_runs; run < warming->next_runs && !warming->job_error; run++)
-                warming->job_error = populate_run(template, run);
+        for (size_t run = warming->ready_runs; run < warming->next_runs;) {
+                int64_t next = populate_runs(template, run, warming->next_runs);
+
+                if (next < 0) {
+                        warming->job_error = (int)next;
+                        return;
+                }
+                run = (size_t)next;
+        }
 }
 
 static void submit(struct warming *warming)

@@ -71,7 +71,7 @@ struct vm {
         unsigned n_jobs; /* under way in the reader */
         uint64_t around_left; /* pages that may still be copied unasked for around faults */
         struct plan *plan; /* what the crew helps to install; owned; NULL: nothing */
-        bool is_planned; /* there is one, or was */
+        bool is_alone; /* it gave memory back before it was ready: nobody helps any more */
         bool is_ready, is_stopping, is_over, is_free;
         char reason[VM_REASON_BYTES];
         struct touch *touches; /* what the guest asked for, in order, while it is recorded; owned */

@@ -9,6 +9,7 @@
 #define INSTALL_PAGES 64 /* between two looks at who waits */
 #define FILL_PAGES 32 /* at most in one go, so that threads finish together */
 #define FILLS_MAX 256
+#define PLAN_RUNS 16 /* at least; a wake-up takes as long as a dozen pages */
 #define SOON_PAGES 256 /* read and installed in the time that one page takes which is asked for by itself */
 #define RETRY_NS INT64_C(1000000)
 
@@ -183,7 +184,8 @@ static bool installed(struct vm *vm, int64_t r)
 
 /* -- with the crew, before the guest runs ---------------------------------------------------------- */
 
-/* All that is missing, planned at once: the guest does not run yet, so its processors are free. */
+/* What is missing and has its content in memory, planned at once: the guest does not run yet, so its processors are
+ * free. */
 struct plan {
         struct crew_work work; /* a piece for each fill */
         struct batch batch;
@@ -199,31 +201,29 @@ static void fill_one(struct crew_work *work, size_t i)
 
 static void plan_done(struct crew_work *work);
 
-static struct plan *make_plan(struct vm *vm)
+static struct plan *make_plan(struct vm *vm, size_t ready_runs)
 {
         const struct working_set *set = &vm->template->set;
-        size_t capacity = set->n_runs - vm_head(vm)->next_run + set->n_pages / FILL_PAGES + 1;
+        size_t capacity = ready_runs - vm_head(vm)->next_run + set->n_pages / FILL_PAGES + 1;
         struct plan *plan = calloc(1, sizeof(*plan) + capacity * sizeof(*plan->fills));
 
         if (!plan)
                 return NULL;
         plan->batch = (struct batch){.vm = vm, .capacity = capacity, .fills = plan->fills};
-        gather(&plan->batch, UINT64_MAX, set->n_runs);
+        gather(&plan->batch, UINT64_MAX, ready_runs);
         plan->work = (struct crew_work){.piece = fill_one, .done = plan_done, .end = plan->batch.n_fills};
         return plan;
 }
 
-/* Plan once, where all content is in memory and somebody can help. What is left of a plan that was dropped is
- * installed alone. */
+/* Plan where somebody can help, and there is enough to share out. */
 static void begin_plan(struct vm *vm)
 {
-        const struct warming *warming = template_warming(vm->template, vm_head(vm)->from_data);
+        size_t next = vm_head(vm)->next_run,
+               ready = template_warming(vm->template, vm_head(vm)->from_data)->ready_runs;
 
-        if (vm->is_ready || vm->is_planned || !crew_helps(vm->host->crew) || !vm_is_installing(vm) ||
-            warming->ready_runs < vm->template->set.n_runs)
+        if (vm->is_ready || vm->is_alone || !crew_helps(vm->host->crew) || ready < next + PLAN_RUNS)
                 return;
-        vm->is_planned = true;
-        vm->plan = make_plan(vm);
+        vm->plan = make_plan(vm, ready);
         if (vm->plan)
                 crew_offer(vm->host->crew, &vm->plan->work);
 }
@@ -294,6 +294,7 @@ void vm_drop_plan(struct vm *vm)
                 return;
         vm_pause_plan(vm);
         end_plan(vm);
+        vm->is_alone = true;
         vm_install_more(vm);
 }
 
