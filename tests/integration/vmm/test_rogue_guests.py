@@ -37,7 +37,7 @@ def used_bytes(directory: Path) -> int:
 async def test_a_guest_that_never_answers_is_ended_at_the_deadline(
     lab: Lab, rogue: LoadedTemplate, wish: str
 ) -> None:
-    error = await provoke(lab, rogue, wish, deadline_s=2.5)
+    error = await provoke(lab, rogue, wish, deadline_s=5.0)
     assert error.code is ErrorCode.GUEST_NOT_READY
     assert error.stage is ForkStage.GUEST
 
