@@ -72,9 +72,10 @@ class StandIn:
 class Node:
     """A page server under its supervisor, begun as agentd begins it."""
 
-    def __init__(self, programs: Path, root: Path, journal: Path) -> None:
+    def __init__(self, programs: Path, root: Path, journal: Path, pages: int = PAGES) -> None:
         self.programs = programs
         self.root = root
+        self.pages = pages
         self.place = PagerPlace(programs / "snap-pager", root / "pager.sock", journal, 10.0, 2)
         self.process = PagerProcess(self.place, root / "pager.log", self.step)
         self.client = PagerClient(root / "pager.sock")
@@ -87,7 +88,13 @@ class Node:
     def new_image(self, name: str) -> Path:
         (self.root / name).mkdir()
         path = self.root / name / "memory"
-        make = [str(self.programs / "standin_image"), "--seed", str(SEED), "--pages", str(PAGES)]
+        make = [
+            str(self.programs / "standin_image"),
+            "--seed",
+            str(SEED),
+            "--pages",
+            str(self.pages),
+        ]
         subprocess.run([*make, "--zero-share", "0.3", str(path)], check=True)
         return path
 
@@ -103,7 +110,7 @@ class Node:
         process = await asyncio.create_subprocess_exec(
             str(self.programs / "standin_vm"), "--socket", order.socket,
             "--protocol", order.protocol, "--image", str(self.image),
-            "--regions", f"{PAGES * PAGE}", "--seed", str(SEED), *options,
+            "--regions", f"{self.pages * PAGE}", "--seed", str(SEED), *options,
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
         machine = StandIn(process)
@@ -117,7 +124,7 @@ class Node:
     async def is_sound(self, machine: StandIn) -> bool:
         """Every byte of every page is what it has to be."""
         found = await machine.do("verify")
-        return found["wrong"] == 0 and found["pages"] == PAGES
+        return found["wrong"] == 0 and found["pages"] == self.pages
 
     @property
     def started(self) -> list[int]:
@@ -236,6 +243,55 @@ async def test_the_first_forks_are_recorded_and_the_next_finds_its_pages_there(n
         assert found.covered == 1.0
         assert await node.is_sound(machine)
     await sets.close()
+
+
+def evict(*paths: Path) -> None:
+    """Have files leave the page cache; one on a tmpfs stays."""
+    for path in paths:
+        fd = os.open(path, os.O_RDONLY)
+        os.fsync(fd)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(fd)
+
+
+async def test_a_cold_machine_runs_right_behind_the_installation_of_its_working_set(
+    programs: Path, tmp_path: Path, journal: Path
+) -> None:
+    """It asks for what comes next again and again, and sees no other page for it."""
+    node = Node(programs, tmp_path, journal, pages=16_384)
+    source = Source(node.image.parent, node.image, DIGEST)
+    sets = WorkingSets(node.place.binary, node.pages, 1, node.step)
+    trace = node.root / "trace"
+    # 37 and the number of pages have no common factor: half of them, each once, nowhere in order.
+    trace.write_text("".join(f"{n * 37 % node.pages} r\n" for n in range(node.pages // 2)))
+    try:
+        await node.process.ensure()
+        pages = sets.plan(source, "s-1")
+        order = node.order("s-1", record=pages.record)
+        await node.client.listen(order)
+        async with node.machine(order, "--trace", str(trace)) as machine:
+            await node.client.wait("s-1", deadline_s=10.0)
+            assert (await machine.do("run"))["wrong"] == 0
+            await sets.end(node.client, source, "s-1", deadline_s=10.0)
+        await node.client.forget("s-1")
+        while "working_set.made" not in dict(node.told):
+            assert "working_set.failed" not in dict(node.told), node.told
+            await asyncio.sleep(0.01)
+        for turn in range(5):
+            # What it has mapped would stay.
+            os.kill((await node.client.hello()).pid, signal.SIGKILL)
+            evict(node.image, source.working_set)
+            order = node.order(f"c-{turn}", working_set=str(source.working_set))
+            await node.client.listen(order)
+            async with node.machine(order, "--trace", str(trace)) as machine:
+                serving = await node.client.wait(f"c-{turn}", deadline_s=10.0)
+                assert serving.method.startswith("install-"), serving
+                assert (await machine.do("run"))["wrong"] == 0
+                assert await node.is_sound(machine)
+            await node.client.forget(f"c-{turn}")
+    finally:
+        await sets.close()
+        node.end()
 
 
 async def test_refusals_are_the_errors_they_stand_for(node: Node) -> None:
