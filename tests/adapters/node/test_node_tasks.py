@@ -220,7 +220,7 @@ async def test_a_damaged_artifact_is_not_ready(tmp_path: Path) -> None:
         snapshot = await ready_build(world)
         driver = LocalDriver(world.engine, lambda: True)
         assert (await driver.create(request(world, snapshot))).is_ready
-        memory = next((world.settings.data_dir / "templates" / KEY).glob("memory*"))
+        memory = world.settings.data_dir / "templates" / KEY / "memory"
         with memory.open("ab") as file:
             file.write(b"more")
         found = await driver.inspect(KEY)

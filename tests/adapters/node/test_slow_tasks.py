@@ -110,7 +110,7 @@ async def test_defect_63_what_the_driver_made_is_looked_at_before_it_is_reported
 
         async def spoil(*args: Any) -> object:
             made = await seal(*args)
-            memory = next((world.settings.data_dir / "templates" / KEY).glob("memory*"))
+            memory = world.settings.data_dir / "templates" / KEY / "memory"
             with memory.open("ab") as file:
                 file.write(b"more")
             return made
