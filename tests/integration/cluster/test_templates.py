@@ -138,12 +138,21 @@ async def test_a_template_is_made_kept_and_collected_with_its_owner(
         found["spec"]["podTemplate"]["spec"] = changed
         world.as_agentcube("PUT", world.path, found)
         await world.until("the repair", lambda: world.pod == good)
-        versions = [world.template, world.owner]
-        await asyncio.sleep(1)
-        assert [world.template, world.owner] == versions, "nothing changes, yet it writes"
+        await _check_rest(world)
         sandbox_cluster.api.delete(f"{OWNERS}/{world.name}")
         await world.until("collected with its owner", lambda: world.template is None)
     assert [event.reason for event in world.events] == ["TemplateApplied"]
+
+
+async def _check_rest(world: World) -> None:
+    """Nothing is written when nothing changes; what was under way may end first."""
+    known = world.template, world.owner
+    for _ in range(5):
+        await asyncio.sleep(1)
+        before, known = known, (world.template, world.owner)
+        if known == before:
+            return
+    raise AssertionError(f"nothing changes, yet it writes: {before}, {known}")
 
 
 async def test_a_conditions_list_is_shared_with_agentcube(

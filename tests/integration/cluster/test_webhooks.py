@@ -68,6 +68,8 @@ from tests.kube.objects import fresh_namespace
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 
 KEY = "python-ready-fork-g1-r1"
+# How long a machine may be busy with something else before a session starts cold for it.
+PATIENCE_S = 20.0
 FORGED = {names.SNAPSHOT_KEY: "stolen", "kuasar.io/template-key": "stolen"}
 
 
@@ -84,7 +86,7 @@ class Site:
         self._stack = contextlib.AsyncExitStack()
 
     async def find(self, session: SessionStart) -> Decision:
-        sources = IntentSources(self.index, self.store, budget_s=0.5)
+        sources = IntentSources(self.index, self.store, budget_s=PATIENCE_S)
         return await find_restore_intent(sources, session)
 
     def keeper(self) -> CertificateKeeper:
@@ -103,7 +105,8 @@ class Site:
         self.port = await self._stack.enter_async_context(self._serve())
         await self._configure()
         await self.keeper().look()
-        await eventually(self._is_called, "the API server calls the webhook")
+        await eventually(self._is_called, "the API server calls the webhook for sessions")
+        await eventually(self._is_asked, "the API server calls the webhook for snapshots")
 
     async def stop(self) -> None:
         """Take the configurations away, stop serving."""
@@ -202,7 +205,7 @@ class Site:
             "admissionReviewVersions": ["v1"],
             "sideEffects": "None",
             "failurePolicy": "Ignore",
-            "timeoutSeconds": 2,
+            "timeoutSeconds": int(PATIENCE_S),
             "clientConfig": {"url": f"https://localhost:{self.port}{path}"},
             "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": self.namespace}},
             "rules": [rule],
@@ -219,6 +222,15 @@ class Site:
         stored = await self.create(name)
         await self.api.delete(sandboxes(self.version), name, namespace=self.namespace)
         return intent(stored) == KEY
+
+    async def _is_asked(self) -> bool:
+        """Each configuration gets to an API server by itself."""
+        try:
+            await self._made(SNAPSHOTS, "probe", snapshot_spec("Resume"))
+        except RejectedError:
+            return True
+        await self.api.delete(SNAPSHOTS, "probe", namespace=self.namespace)
+        return False
 
 
 def snapshot_spec(mode: str) -> JsonObject:
