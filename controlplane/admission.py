@@ -71,6 +71,7 @@ class SessionPath:
         health.add("store", self._probe.look)
         if settings.webhooks.enabled:
             health.add("certificate", lambda: judge_certificate(self._serving, _now()))
+            self._metrics.watch_certificate(lambda: self._serving.not_after)
         self._find = self.find if sink is None else traced(self.find, sink)
         self.port: int | None = None
 

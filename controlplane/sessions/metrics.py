@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import enum
+import math
+from collections.abc import Callable
+from datetime import datetime
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from controlplane.api.types import SnapshotMode
 from controlplane.sessions.decision import Decision, StartReason
@@ -67,6 +70,25 @@ class SessionMetrics:
             ("reason",),
             registry=registry,
         )
+        self._certificate = Gauge(
+            "agentcube_snapstart_webhook_certificate_expiry_timestamp_seconds",
+            "When the certificate ends that the webhooks are served with now, since the epoch; NaN "
+            "while there is none.",
+            registry=registry,
+        )
+        self._certificate.set(math.nan)
+
+    def watch_certificate(self, read_end: Callable[[], datetime | None]) -> None:
+        """Tell, whenever somebody asks, the end of what is served.
+
+        Args: read_end: UTC; None while nothing is served.
+        """
+
+        def read() -> float:
+            end = read_end()
+            return math.nan if end is None else end.timestamp()
+
+        self._certificate.set_function(read)
 
     def decided(self, decision: Decision, elapsed_s: float) -> None:
         """One decision, made in so many seconds."""

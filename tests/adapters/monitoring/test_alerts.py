@@ -146,6 +146,12 @@ def up(job: str, value: int) -> Series:
     return gauge("up", f'job="{job}",instance="a"', value)
 
 
+def certificate(days: float) -> Series:
+    """One that ends so long after a test's world began."""
+    name = "agentcube_snapstart_webhook_certificate_expiry_timestamp_seconds"
+    return gauge(name, 'instance="a"', days * 86400)
+
+
 def unreached(webhook: str) -> Series:
     return counter("apiserver_admission_webhook_fail_open_count", f'name="{webhook}"', 1)
 
@@ -237,6 +243,7 @@ CASES: dict[str, Case] = {
     "SnapStartAdmissionErrors": Case(
         "20m", *grown("agentcube_snapstart_admission_errors_total", 'reason="defect"', bad=1)
     ),
+    "SnapStartWebhookCertificateEnds": Case("2h", certificate(days=6), certificate(days=9)),
     "SnapStartWebhookNotReached": Case("20m", unreached(OURS), unreached("pods.example.org")),
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,6 +14,7 @@ import pytest
 from bench.cluster.control import ControlPlane
 from bench.cluster.observer import Observer
 from bench.cluster.world import World
+from controlplane.sessions.certificates import SERVING_LIFE
 from tests.integration.cluster.parts import (
     assert_at_rest,
     begin_rebuild,
@@ -72,6 +74,13 @@ def wait_for_leader(world: World, replicas: list[ControlPlane]) -> ControlPlane:
     """The one that leads."""
     world.cluster.wait_for("one leader", lambda: len(leaders(replicas)) == 1)
     return leaders(replicas)[0]
+
+
+def test_each_replica_tells_when_its_certificate_ends(replicas: list[ControlPlane]) -> None:
+    for one in replicas:
+        ends_s = one.metric("agentcube_snapstart_webhook_certificate_expiry_timestamp_seconds")
+        assert ends_s is not None
+        assert 0 < ends_s - time.time() <= SERVING_LIFE.total_seconds()
 
 
 def test_one_of_two_leads(world: World, replicas: list[ControlPlane]) -> None:
