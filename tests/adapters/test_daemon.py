@@ -106,9 +106,13 @@ async def test_an_idle_session_ends_and_a_busy_one_does_not(tmp_path: Path) -> N
     async with running_daemon(tmp_path) as daemon:
         await daemon.template()
         idle = await daemon.session(idle_timeout_s=0.2)
-        busy = await daemon.session(idle_timeout_s=0.2)
-        path = f"/v1/sessions/{busy['id']}"
-        running = asyncio.create_task(daemon.call("POST", f"{path}/execute", {"code": "wait"}))
+        while True:  # One that was idle too long before it was used is followed by another.
+            busy = await daemon.session(idle_timeout_s=0.2)
+            path = f"/v1/sessions/{busy['id']}"
+            running = asyncio.create_task(daemon.call("POST", f"{path}/execute", {"code": "wait"}))
+            await asyncio.wait({running}, timeout=0.5)
+            if not running.done():
+                break
         assert (await daemon.ended(idle))["ended_reason"] == "idle"
         await asyncio.sleep(0.3)
         await daemon.call("POST", f"{path}/interrupt")

@@ -176,7 +176,17 @@ class FakeVmm:
                 start_new_session=True,
             )
         process.returncode = 0  # reaped by FakeVm, perhaps of another daemon
+        _wait_shown(process.pid, self._marker)
         return FakeVm(_record(vm_id, run_dir, process.pid))
+
+
+def _wait_shown(pid: int, marker: str) -> None:
+    """execve(2) lets its parent go on a moment before /proc shows the new arguments."""
+    cmdline = Path(f"/proc/{pid}/cmdline")
+    while marker.encode() not in cmdline.read_bytes():
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            return
+        time.sleep(0.001)
 
 
 async def _connect(vm: FakeVm) -> socket.socket:

@@ -8,6 +8,10 @@ import os
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Final
+
+# However long one look took.
+_LOOKS: Final = 4
 
 
 def list_fds(pid: int) -> Counter[str]:
@@ -21,10 +25,11 @@ def list_fds(pid: int) -> Counter[str]:
 
 async def always_open(pid: int, for_s: float = 0.5) -> Counter[str]:
     """What a process has open all that time: without a connection that is about to close."""
-    found, until = list_fds(pid), time.monotonic() + for_s
-    while time.monotonic() < until:
+    found, until, looks = list_fds(pid), time.monotonic() + for_s, 0
+    while time.monotonic() < until or looks < _LOOKS:
         await asyncio.sleep(0.05)
         found &= list_fds(pid)
+        looks += 1
     return found
 
 

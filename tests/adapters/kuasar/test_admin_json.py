@@ -243,7 +243,7 @@ async def test_a_snapshot_goes_on_when_its_client_leaves(
 ) -> None:
     """Its deadline ends the wait, not the work."""
     node.faults.calls.append("hang")
-    impatient = AdminJson(AdminSocket(node.admin_path), pods, create_s=2.0)
+    impatient = AdminJson(AdminSocket(node.admin_path), pods, create_s=8.0)
     with pytest.raises(SnapStartError) as caught:
         await create(impatient)
     assert caught.value.code is ErrorCode.DEADLINE_EXCEEDED

@@ -254,7 +254,7 @@ async def test_a_create_that_exceeds_its_deadline_leaves_the_guest_paused_too(
 
     node.sandboxer.pausing = pausing
     with pytest.raises(TransientError, match=f"creating '{KEY}'") as caught:
-        await create(make_client(node, create_s=3.0))
+        await create(make_client(node, create_s=8.0))
     assert caught.value.code is ErrorCode.DEADLINE_EXCEEDED
     (sandbox,) = await make_client(node).sandboxes()
     assert node.sandboxer.sandboxes[sandbox.sandbox_id].is_paused
@@ -462,7 +462,7 @@ async def test_a_call_names_an_authority_that_is_one(tmp_path: Path) -> None:
 
 async def test_each_call_has_a_connection_of_its_own(tmp_path: Path) -> None:
     async with http2.answering(tmp_path / "odd.sock", b"") as heard:
-        calls = (read_plugin_info(tmp_path / "odd.sock", deadline_s=3.0) for _ in range(3))
+        calls = (read_plugin_info(tmp_path / "odd.sock", deadline_s=8.0) for _ in range(3))
         failed = await asyncio.gather(*calls, return_exceptions=True)
     assert {type(one) for one in failed} == {TransientError}
     assert len(heard) == 3

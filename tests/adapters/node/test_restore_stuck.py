@@ -34,6 +34,13 @@ WAITS = "waits_for_injection"
 FALLBACK = ("Sandbox", "box", "Warning", "SandboxRestoreFallback")
 
 
+@pytest.fixture(autouse=True)
+def patience(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guest that stands still is no silent one, but where one is."""
+    if "says_nothing" not in request.node.name:
+        monkeypatch.setattr("agentd.node.stuck_pod.LOOK_S", 40.0)
+
+
 @asynccontextmanager
 async def cold_world(root: Path, form: Form, **facts: Any) -> AsyncIterator[RestoreWorld]:
     """A Pod of a Sandbox that booted cold, as was told; its guest says nothing yet.

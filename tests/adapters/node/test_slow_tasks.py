@@ -13,7 +13,7 @@ from agentd.node import task_look, tasks
 from agentd.providers.driver import CreateRequest, SnapshotOwner
 from agentd.providers.local import LocalDriver
 from controlplane.api.types import SnapshotMode
-from controlplane.kube.resource import NAMESPACES, PODS
+from controlplane.kube.resource import NAMESPACES, PODS, TASKS
 from tests.adapters.node.world import HASH, KEY, World, new_cluster, running_world
 
 GATE = {"env": [{"name": "AGENTCUBE_SESSION_GATE", "value": "true"}]}
@@ -96,8 +96,9 @@ async def test_a_provider_that_does_not_say_what_it_can_do_can_do_nothing_now(
         monkeypatch.setattr(task_look, "LIGHT_S", 0.5)
         monkeypatch.setattr(LocalDriver, "capabilities", never)
         world.task(snapshot)
-        status = await world.until_task("Creating")
-        assert "cannot Fork here now" in status["message"]
+        await world.until(
+            lambda: "cannot Fork here now" in world.get(TASKS, "task-1")["status"]["message"]
+        )
         await world.until(lambda: "SnapshotModeNotSupported" in world.events())
 
 

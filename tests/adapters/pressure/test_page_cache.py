@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from agentd.store import files
@@ -12,6 +13,9 @@ async def test_a_template_that_left_the_page_cache_is_read_from_the_disk(tmp_pat
     async with node_process(tmp_path) as node:
         await node.template()
         await node.session()
+        digest = tmp_path / "data/templates/py" / files.DIGEST
+        while not digest.exists():  # noqa: ASYNC110 - the other side is a process
+            await asyncio.sleep(0.05)
     with (tmp_path / "data/templates/py" / files.MEMORY).open("rb") as memory:
         files.drop_cache(memory.fileno())
     log = tmp_path / "second.log"

@@ -24,7 +24,8 @@ from tests.fakes.kuasar.sandboxer import Config, Sandbox, Template
 KEY = "python-0123456789-fork-g1-r1"
 HASH = "sha256:" + "5" * 64
 OWNER = SnapshotOwner("cluster", "team", "python", "snap-uid")
-CREATE_S = 1.0
+# More than a machine stands still for, so that nobody but who is silent is late.
+CREATE_S = 4.0
 
 
 def settings_of(node: KuasarNode) -> Kuasar:

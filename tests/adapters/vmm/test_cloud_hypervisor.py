@@ -246,6 +246,13 @@ async def test_a_mode_that_silently_copies_everything_is_noticed_and_not_used_ag
 # -- finding again --------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a console kept may come late from who gets no turn."""
+    monkeypatch.setattr("agentd.vmm.cloud_hypervisor_machine._QUIET_S", 2.0)
+
+
+@pytest.mark.usefixtures("patience")
 async def test_a_machine_of_an_earlier_daemon_is_found_adopted_and_spoken_to(
     lab: Lab, template: LoadedTemplate
 ) -> None:
@@ -353,6 +360,7 @@ async def test_the_console_of_a_boot_is_kept_beyond_its_end(lab: Lab) -> None:
     assert await vm.console_tail(deadline_s=1) == ""
 
 
+@pytest.mark.usefixtures("patience")
 async def test_what_a_forks_console_gave_once_is_kept(lab: Lab, template: LoadedTemplate) -> None:
     async with lab.session(template) as session:
         first = await session.vm.console_tail(deadline_s=5)

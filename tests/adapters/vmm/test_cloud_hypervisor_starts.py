@@ -37,7 +37,7 @@ from tests.fakes.cloud_hypervisor import StandIn, build_launcher
 from tests.fakes.cloud_hypervisor_lab import DEADLINE_S, Lab, loaded, prepare_of, run
 
 # The stand-in is a program that has to start, and to come as far as it is to hang.
-SOON_S = 5.0
+SOON_S = 10.0
 
 
 @pytest.fixture(scope="module")

@@ -354,7 +354,7 @@ async def test_a_fork_that_fails_says_why_and_leaves_nothing(
     words: str,
 ) -> None:
     is_waited_for = "hangs" in faults or faults.get("faults") in (["silent"], ["vsock_full"])
-    deadline_s = 5.0 if is_waited_for else DEADLINE_S
+    deadline_s = 10.0 if is_waited_for else DEADLINE_S
     async with world.template() as template:
         world.stand_in.set(**faults)
         before = set(open_fds())
@@ -521,7 +521,7 @@ async def test_a_fork_that_runs_out_of_descriptors_anywhere_gives_all_back(world
             spec = world.fork_spec()
             with free_descriptors(count):
                 (outcome,) = await asyncio.gather(
-                    world.driver.fork(template, spec, deadline_s=5), return_exceptions=True
+                    world.driver.fork(template, spec, deadline_s=DEADLINE_S), return_exceptions=True
                 )
             if isinstance(outcome, Started):
                 await end(outcome)

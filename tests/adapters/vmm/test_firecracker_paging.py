@@ -50,6 +50,13 @@ def world(root: Path, launcher: Path) -> Iterator[World]:
     made.close()
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page server that stands still is no silent one."""
+    monkeypatch.setattr("agentd.vmm.paging._ANSWER_S", 20.0)
+    monkeypatch.setattr("agentd.vmm.paging._END_S", 20.0)
+
+
 @pytest.fixture
 async def pager(root: Path) -> AsyncIterator[FakePager]:
     async with FakePager(root).serving() as running:
@@ -191,8 +198,9 @@ async def test_both_ends_of_the_hand_over_are_understood(
 
 @pytest.mark.parametrize("says", ["refuses", "babbles", "silent"])
 async def test_a_page_server_that_does_not_serve_costs_nobody_a_fork(
-    world: World, pager: FakePager, says: str
+    world: World, pager: FakePager, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("agentd.vmm.paging._ANSWER_S", 0.5)
     answers = {
         "refuses": b'{"ok":false,"error":"system","message":"no room"}\n',
         "babbles": b"what?\n",

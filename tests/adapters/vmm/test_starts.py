@@ -283,9 +283,12 @@ async def test_a_boot_that_fails_says_what_the_guest_said_last(
 
 
 async def test_a_console_fills_no_more_than_its_share(tmp_path: Path, run_dir: Path) -> None:
-    program = write_script(tmp_path, "yes > /proc/self/fd/16")
+    is_open = tmp_path / "is-open"
+    wait = f"while [ ! -e {is_open} ]; do sleep 0.01; done"
+    program = write_script(tmp_path, f"{wait}; yes > /proc/self/fd/16")
     vm = await make_qemu(str(program), tmp_path).boot(boot_spec(run_dir))
     fd = os.open(f"/proc/{vm.record.pid}/fd/16", os.O_RDONLY)
+    is_open.touch()
     try:
         await vm.wait()
         assert os.fstat(fd).st_size == 4 * MIB

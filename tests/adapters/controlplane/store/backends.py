@@ -17,6 +17,8 @@ from controlplane.store.store import ArtifactStore
 from tests.fakes.store import FakeStore, MemoryStore
 from tests.kube.redisd import RedisServer
 
+# A disk may take its time over a commit, a machine over anything.
+CALL_S = 50.0
 LIMITS = RedisLimits(connect_s=20.0, call_s=10.0, connections=4)
 
 
@@ -56,7 +58,7 @@ class SqliteBackend:
         self.path = path
 
     def open(self) -> ArtifactStore:
-        return SqliteStore(self.path)
+        return SqliteStore(self.path, call_s=CALL_S)
 
     def write_raw(self, key: str, raw: bytes) -> None:
         self._run(
@@ -69,6 +71,7 @@ class SqliteBackend:
 
     def _run(self, sql: str, *args: object) -> list[tuple[bytes]]:
         connection = sqlite3.connect(self.path)
+        connection.execute("PRAGMA synchronous = OFF")  # What a test puts there need not last.
         try:
             with connection:
                 return connection.execute(sql, args).fetchall()

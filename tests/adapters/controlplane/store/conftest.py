@@ -62,6 +62,12 @@ def kind(request: pytest.FixtureRequest, short_directory: Path) -> Iterator[obje
 
 
 @pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who finds a file locked waits for as long as a slow disk takes over a commit."""
+    monkeypatch.setattr("controlplane.store.sqlite._BUSY_S", 40.0)
+
+
+@pytest.fixture
 def backend(kind: object, tmp_path: Path) -> Backend:
     """An empty store."""
     if kind == "memory":

@@ -99,6 +99,7 @@ async def test_put_with_a_version_that_never_was_conflicts(
         await store.put(KEY, manifest(2), version)
 
 
+@pytest.mark.usefixtures("patient")
 async def test_of_two_writers_one_wins(backend: Backend, store: ArtifactStore) -> None:
     version = await store.put(KEY, manifest(), None)
     other = backend.open()

@@ -19,12 +19,14 @@ import pytest
 
 from controlplane.errors import ConflictError, CorruptError, UnavailableError
 from controlplane.store.sqlite import SqliteStore
+from tests.adapters.controlplane.store.backends import CALL_S
 from tests.adapters.controlplane.store.samples import KEY, manifest
 
 WRITER = """
 import asyncio, itertools, sys
 from pathlib import Path
 from controlplane.store.sqlite import SqliteStore
+from tests.adapters.controlplane.store.backends import CALL_S
 from tests.adapters.controlplane.store.samples import KEY, manifest
 
 async def main():
@@ -99,7 +101,7 @@ def test_every_acknowledged_write_survives_sigkill(tmp_path: Path) -> None:
 
 async def test_a_file_locked_by_another_is_unavailable(tmp_path: Path) -> None:
     path = tmp_path / "m.db"
-    store = SqliteStore(path)
+    store = SqliteStore(path, call_s=CALL_S)
     version = await store.put(KEY, manifest(), None)
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
@@ -166,6 +168,7 @@ async def test_a_path_that_cannot_be_opened_is_unavailable(tmp_path: Path, name:
     await store.close()
 
 
+@pytest.mark.usefixtures("patient")
 async def test_two_stores_of_one_file_see_each_other(tmp_path: Path) -> None:
     path = tmp_path / "m.db"
     async with _opened(path) as first, _opened(path) as second:
@@ -230,7 +233,7 @@ def _is_locked_for_others(path: Path) -> bool:
 
 @asynccontextmanager
 async def _opened(path: Path) -> AsyncIterator[SqliteStore]:
-    store = SqliteStore(path)
+    store = SqliteStore(path, call_s=CALL_S)
     try:
         yield store
     finally:

@@ -116,6 +116,7 @@ async def test_a_cluster_is_one_store(start: Callable[..., RedisServer]) -> None
         await _until(lambda one=server: _strangers(one) == 0)  # type: ignore[misc]
 
 
+@pytest.mark.timeout(240)  # After a stall of two seconds a sentinel does nothing for thirty.
 async def test_sentinels_lead_to_the_primary_also_after_it_died(
     start: Callable[..., RedisServer], short_directory: Path
 ) -> None:
