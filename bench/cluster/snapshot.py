@@ -18,6 +18,7 @@ from tests.kube.api import Object
 from tests.kube.objects import MERGE, exists
 
 NAME = "python"
+TEMPLATE_S = 90.0
 BUILD_S = 300.0
 DELETED_S = 90.0
 Watch = Callable[[SandboxSnapshotStatus], None]
@@ -27,7 +28,9 @@ def declare_runtime(world: World) -> None:
     """Apply the CodeInterpreter, wait for the SandboxTemplate that is kept for it."""
     world.cluster.apply([install.example("code-interpreter")])
     path = sandbox_templates(world.sandbox_version).path(NAMESPACE, NAME)
-    world.cluster.wait_for("the SandboxTemplate", lambda: exists(world.cluster, path))
+    world.cluster.wait_for(
+        "the SandboxTemplate", lambda: exists(world.cluster, path), deadline_s=TEMPLATE_S
+    )
 
 
 def declare_snapshot(world: World) -> None:
@@ -47,7 +50,7 @@ def edit_runtime(world: World, revision: str) -> Object:
         (container,) = api.get(path)["spec"]["podTemplate"]["spec"]["containers"]
         return variable in (container.get("env") or ())
 
-    world.cluster.wait_for("the edit in the SandboxTemplate", is_taken_over)
+    world.cluster.wait_for("the edit in the SandboxTemplate", is_taken_over, deadline_s=TEMPLATE_S)
     return api.get(path)
 
 

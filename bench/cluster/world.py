@@ -33,7 +33,7 @@ from tests.kube.redisd import RedisServer, find_redis
 
 NODES = ("node-a", "node-b")
 SANDBOX_VERSION: SandboxVersion = "v1beta1"
-ABLE_S = 60.0
+ABLE_S = 150.0
 _UID_BASE = 1_900_000_000
 _UIDS_EACH = 10_000_000
 # As long as in a production cluster: a node whose agent is restarted keeps its Pods.

@@ -81,6 +81,7 @@ def test_a_sandbox_becomes_a_pod_that_the_scheduler_binds(
         sandbox_cluster.apply([sandbox(sandbox_namespace, "one", version, node)])
 
         def bound() -> list[dict[str, Any]]:
+            heartbeat(sandbox_cluster, node)
             found = pods(sandbox_cluster, sandbox_namespace)
             return [pod for pod in found if pod["spec"].get("nodeName") == node]
 
@@ -150,6 +151,8 @@ def test_the_pods_of_a_silent_node_are_evicted_while_another_node_lives(
         cluster.apply([sandbox(namespace, "one", "v1beta1", silent)])
 
         def is_bound() -> bool:
+            for node in (silent, living):
+                heartbeat(cluster, node)
             return [pod["spec"].get("nodeName") for pod in pods(cluster, namespace)] == [silent]
 
         def is_evicted() -> bool:

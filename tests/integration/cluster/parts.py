@@ -98,7 +98,8 @@ def seq_of(key: str) -> int:
 
 def wait_for_machine(world: World) -> None:
     """A build's machine runs."""
-    world.cluster.wait_for("a machine", lambda: bool(only_node(world).machines()))
+    machines = only_node(world).machines
+    world.cluster.wait_for("a machine", lambda: bool(machines()), deadline_s=SETTLED_S)
 
 
 def read_manifest(world: World) -> dict[str, object]:

@@ -95,7 +95,7 @@ def wait_bound(world: World, name: str) -> None:
         pod = world.observer.pods.get((sessions.NAMESPACE, name))
         return pod is not None and bool(pod.spec.node_name)
 
-    world.observer.wait(f"Pod {name} bound", is_bound, deadline_s=30)
+    world.observer.wait(f"Pod {name} bound", is_bound, deadline_s=90)
 
 
 def answers(address: str) -> bool:

@@ -66,7 +66,7 @@ def runtime() -> Object:
 def node(world: World, request: pytest.FixtureRequest) -> Iterator[SandboxerNode]:
     """The only node, with a snapshot on it that is Ready; the last test deletes that."""
     with SandboxerNode(world, request.param) as found:
-        world.cluster.wait_for("the node able to build", lambda: is_able(world, found.name))
+        wait_able(world, found)
         world.cluster.apply([declared()])
         snapshot.wait_status(world, "the snapshot Ready", snapshot.is_whole, deadline_s=120)
         yield found
@@ -80,9 +80,14 @@ def declared() -> Object:
     return found
 
 
-def is_able(world: World, node: str) -> bool:
-    labels = world.cluster.api.get(NODES.path(name=node))["metadata"]["labels"]
-    return labels.get(names.provider_label(PROVIDER)) == "true"
+def wait_able(world: World, node: SandboxerNode) -> None:
+    """The agent has looked; what failed once it looks at again after a minute."""
+
+    def is_able() -> bool:
+        labels = world.cluster.api.get(NODES.path(name=node.name))["metadata"]["labels"]
+        return labels.get(names.provider_label(PROVIDER)) == "true"
+
+    world.cluster.wait_for("the node able to build", is_able, deadline_s=150)
 
 
 def start_session(world: World) -> tuple[str, Object]:
@@ -145,12 +150,15 @@ def test_a_session_whose_snapshot_was_dropped_starts_cold_and_says_so(
     templates = node.kubelet.node.sandboxer.templates
     dropped = dict(templates)
     templates.clear()
-    name, pod = start_session(world)
-    assert pod["status"]["phase"] == "Running"
-    assert pod["metadata"]["annotations"][names.STARTED_FROM] == names.FROM_IMAGE
-    world.cluster.wait_for("its event", lambda: "SandboxRestoreFallback" in events_of(world, name))
-    end_session(world, name)
-    templates.update(dropped)
+    try:
+        name, pod = start_session(world)
+        assert pod["status"]["phase"] == "Running"
+        assert pod["metadata"]["annotations"][names.STARTED_FROM] == names.FROM_IMAGE
+        told = "SandboxRestoreFallback"
+        world.cluster.wait_for("its event", lambda: told in events_of(world, name))
+        end_session(world, name)
+    finally:
+        templates.update(dropped)
 
 
 def test_the_agent_goes_on_saying_that_it_lives(world: World, node: SandboxerNode) -> None:
@@ -226,7 +234,7 @@ def test_without_one_right_the_run_fails_and_says_which(
     world: World, resource: str, verb: str
 ) -> None:
     with SandboxerNode(world, Form.GRPC) as node:
-        world.cluster.wait_for("the node able to build", lambda: is_able(world, node.name))
+        wait_able(world, node)
         with taken_away(world, resource, verb):
             world.cluster.apply([declared()])
             world.cluster.wait_for(

@@ -231,7 +231,9 @@ def test_an_agent_that_may_replace_pods_notes_it_on_their_sandbox_alone(
     account = f"--serviceaccount={NAMESPACE}:snapstart-agentd"
     installed.kubectl("create", "clusterrolebinding", name, role, account)
     sandbox = make_sandbox(installed)
+    right = (AGENT, "patch", "agents.x-k8s.io", "sandboxes")
     try:
+        installed.wait_for("the right to note it", lambda: may(installed, *right))
         key = "snapstart.agentcube.volcano.sh/replaced-pod"
         change = ("annotate", "--overwrite", "sandbox", sandbox)
         installed.kubectl(*change, f"{key}=u1", *as_agent("node-a"))
